@@ -1,0 +1,18 @@
+"""What all tests share: where the real scans are, and the package on the path of a source tree."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "SimCVDSegment"))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real scans beside the checkout; skips the test where it is absent."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"the real scans are not here ({folder.name} missing beside the checkout)")
+    return folder

@@ -1,0 +1,70 @@
+import os
+
+import pytest
+
+from simcvd.events import EventLog, read_events
+from simcvd.files import atomic_path, read_json, sha256, write_json
+
+
+def test_atomic_path_replaces_only_on_success(tmp_path):
+    target = tmp_path / "a.nii.gz"
+    target.write_text("old")
+    with pytest.raises(RuntimeError), atomic_path(target) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert target.read_text() == "old"
+    with atomic_path(target) as temporary:
+        assert temporary.name.endswith("a.nii.gz") and temporary.parent == tmp_path
+        temporary.write_text("new")
+        assert target.read_text() == "old"
+    assert target.read_text() == "new"
+    assert os.listdir(tmp_path) == ["a.nii.gz"]
+
+
+def test_atomic_path_makes_the_folder(tmp_path):
+    with atomic_path(tmp_path / "x" / "y.txt") as temporary:
+        temporary.write_text("1")
+    assert (tmp_path / "x" / "y.txt").read_text() == "1"
+
+
+def test_json_round_trip_and_no_nan(tmp_path):
+    write_json(tmp_path / "a.json", {"name": "Vorhof links é", "n": [1, 2.5, None]})
+    assert read_json(tmp_path / "a.json") == {"name": "Vorhof links é", "n": [1, 2.5, None]}
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "a.json", float("nan"))
+    assert read_json(tmp_path / "a.json")["n"] == [1, 2.5, None]
+
+
+def test_sha256_of_a_known_text(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    assert sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_events_are_read_on_from_where_one_stopped(tmp_path):
+    path = tmp_path / "events.jsonl"
+    assert read_events(path) == ([], 0)
+    log = EventLog(path)
+    log.write("start", of=3)
+    first, offset = read_events(path)
+    assert first[0]["event"] == "start" and first[0]["of"] == 3 and first[0]["time"] > 0
+    assert read_events(path, offset) == ([], offset)
+    log.write("step", iteration=1, loss={"total": 0.5})
+    second, _ = read_events(path, offset)
+    assert [e["event"] for e in second] == ["step"]
+
+
+def test_a_half_line_of_a_killed_process_spoils_no_other(tmp_path):
+    path = tmp_path / "events.jsonl"
+    EventLog(path).write("start")
+    with open(path, "ab") as f:
+        f.write(b'{"event": "st')
+    events, offset = read_events(path)
+    assert [e["event"] for e in events] == ["start"]
+    EventLog(path).write("resumed")
+    events, _ = read_events(path, offset)
+    assert [e["event"] for e in events] == ["resumed"]
+
+
+def test_an_event_of_no_number_is_refused(tmp_path):
+    with pytest.raises(ValueError):
+        EventLog(tmp_path / "events.jsonl").write("step", loss=float("nan"))
