@@ -1,0 +1,189 @@
+"""Predicted label maps against reference label maps: matched by name, brought onto one grid, scored and reported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+
+from simcvd.errors import SimCVDError
+from simcvd.images import SUFFIXES, Geometry, Volume, image_name, read_labels, read_volume, same_geometry
+from simcvd.metrics import compare_labels
+from simcvd.pictures import case_picture
+from simcvd.report import write_csv, write_html, write_json_report
+
+REPORT_FILES = ("report.csv", "report.json", "report.html")
+# what `simcvd segment` writes beside its label map
+_NOT_LABELS = (".sdm", ".probability", ".uncertainty")
+
+
+class EvaluationError(SimCVDError):
+    """Nothing to compare, or nowhere to write the report."""
+
+
+def evaluate(
+    reference: Path,
+    prediction: Path,
+    output: Path | None,
+    images: Path | None = None,
+    names: Mapping[int, str] | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+    warn: Callable[[str], None] | None = None,
+    overwrite: bool = False,
+) -> list[dict]:
+    """Score predictions against references and write report.csv, report.json and report.html into `output`.
+
+    Two files make one case; folders are matched by file name without suffix, or by folder name where a folder holds
+    <case>/label.* (and <case>/image.* for the pictures). `images` may name another file or folder for the pictures,
+    `names` maps label values to names. A prediction on another grid is brought onto the reference's by nearest
+    neighbour, which its rows' note says. `progress(i, n, case)` is called before each case, `warn(sentence)` for every
+    name without a partner; the report lists those too. Raises EvaluationError when nothing matches or a report is
+    already there and `overwrite` is not set, and ImageError for files that cannot be read.
+    """
+    if output is not None and not overwrite:
+        _refuse_existing(Path(output))
+    pairs, notes = match_cases(Path(reference), Path(prediction))
+    for note in notes if warn else ():
+        warn(note)
+    backgrounds = _files(Path(images or reference), "image") if images or Path(reference).is_dir() else {}
+    rows: list[dict] = []
+    pictures: dict[str, bytes] = {}
+    for i, (case, truth_path, guess_path) in enumerate(pairs):
+        if progress:
+            progress(i, len(pairs), case)
+        truth = read_labels(truth_path)
+        guess, note = _onto(truth.geometry, read_labels(guess_path))
+        found = compare_labels(truth.array, guess, truth.geometry.spacing, names)
+        rows += [{"case": case, **row, "note": "; ".join(filter(None, (note, row["note"]))) or None} for row in found]
+        if output is not None:
+            pictures[case] = _picture(backgrounds.get(case), truth, guess)
+    if output is not None:
+        _write_report(Path(output), rows, pictures, Path(reference), Path(prediction), notes)
+    return rows
+
+
+def match_cases(reference: Path, prediction: Path) -> tuple[list[tuple[str, Path, Path]], list[str]]:
+    """(name, reference, prediction) of every case, and a sentence for every kind of name without a partner.
+
+    Raises EvaluationError when a path is missing or no name is on both sides.
+    """
+    if reference.is_file() and prediction.is_file():
+        return [(image_name(prediction), reference, prediction)], []
+    references, predictions = _files(reference, "label"), _files(prediction, "label")
+    pairs = [(name, references[name], predictions[name]) for name in sorted(references.keys() & predictions.keys())]
+    if not pairs:
+        raise EvaluationError(
+            f"No prediction has the name of a reference ({_some(references)} against {_some(predictions)}); "
+            "rename the files so that they match."
+        )
+    notes = []
+    if missing := references.keys() - predictions.keys():
+        notes.append(f"{_count(missing, 'reference')} had no prediction: {', '.join(sorted(missing))}.")
+    if extra := predictions.keys() - references.keys():
+        notes.append(f"{_count(extra, 'prediction')} had no reference: {', '.join(sorted(extra))}.")
+    return pairs, notes
+
+
+def _files(path: Path, kind: str) -> dict[str, Path]:
+    """The files of a file, a folder of files or a folder of <case>/<kind>.* folders, by case name."""
+    if path.is_file():
+        return {image_name(path): path}
+    if not path.is_dir():
+        raise EvaluationError(f"{path} does not exist; check the path.")
+    found: dict[str, Path] = {}
+    for entry in sorted(path.iterdir()):
+        if entry.is_dir():
+            inside = [f for f in sorted(entry.iterdir()) if _is_volume(f) and image_name(f) == kind]
+            choice = [(entry.name, f) for f in inside]
+        else:
+            choice = [(image_name(entry), entry)] if _is_volume(entry) else []
+        for name, file in choice:
+            if name in found:
+                raise EvaluationError(f"{path} holds two files for {name} ({found[name].name}, {file.name}); keep one.")
+            found[name] = file
+    return found
+
+
+def _is_volume(path: Path) -> bool:
+    name = path.name.lower()
+    return name.endswith(SUFFIXES) and not name.startswith(".") and not image_name(path).lower().endswith(_NOT_LABELS)
+
+
+def _some(names: Mapping[str, Path]) -> str:
+    listed = sorted(names)
+    return ", ".join(listed[:3]) + (", ..." if len(listed) > 3 else "") if listed else "no label map"
+
+
+def _count(names, noun: str) -> str:
+    return f"{len(names)} {noun}" + ("" if len(names) == 1 else "s")
+
+
+def _onto(geometry: Geometry, labels: Volume) -> tuple[np.ndarray, str | None]:
+    """The labels as an array on a grid, and a note where they had to be brought there."""
+    if same_geometry(geometry, labels.geometry):
+        return labels.array, None
+    import SimpleITK as sitk
+
+    image = sitk.GetImageFromArray(labels.array)
+    grid = sitk.Image(*geometry.size, sitk.sitkUInt8)
+    for target, source in ((image, labels.geometry), (grid, geometry)):
+        target.SetSpacing(source.spacing)
+        target.SetOrigin(source.origin)
+        target.SetDirection(source.direction)
+    moved = sitk.GetArrayFromImage(sitk.Resample(image, grid, sitk.Transform(), sitk.sitkNearestNeighbor))
+    return moved, "the prediction was resampled onto the reference's grid (nearest neighbour)"
+
+
+def _picture(image: Path | None, truth: Volume, guess: np.ndarray) -> bytes:
+    """The case's picture; on plain grey where there is no image on the reference's grid."""
+    background = read_volume(image) if image else None
+    fits = background is not None and same_geometry(background.geometry, truth.geometry)
+    arrays = [background.array if fits else None, truth.array, guess]
+    turned = [None if a is None else _upright(a, truth.geometry) for a in arrays]
+    return case_picture(*turned, _upright_spacing(truth.geometry))
+
+
+def _axes(geometry: Geometry) -> tuple[list[int], list[bool]]:
+    """The grid's (i, j, k) axis that runs most along each of left, posterior and superior, and whether against it."""
+    direction = np.array(geometry.direction).reshape(3, 3)
+    order: list[int] = [-1, -1, -1]
+    left = np.abs(direction)
+    for _ in range(3):
+        world, axis = np.unravel_index(np.argmax(left), left.shape)
+        order[world] = int(axis)
+        left[world, :] = left[:, axis] = -1
+    return order, [bool(direction[world, axis] < 0) for world, axis in enumerate(order)]
+
+
+def _upright(array: np.ndarray, geometry: Geometry) -> np.ndarray:
+    order, against = _axes(geometry)
+    turned = array.transpose([2 - axis for axis in reversed(order)])
+    return np.flip(turned, [2 - world for world, flip in enumerate(against) if flip])
+
+
+def _upright_spacing(geometry: Geometry) -> tuple[float, ...]:
+    return tuple(geometry.spacing[axis] for axis in _axes(geometry)[0])
+
+
+def _refuse_existing(output: Path) -> None:
+    there = [name for name in REPORT_FILES if (output / name).exists()]
+    if there:
+        raise EvaluationError(
+            f"{output} already holds a report ({', '.join(there)}); choose another output folder or allow overwriting."
+        )
+
+
+def _write_report(output: Path, rows, pictures, reference: Path, prediction: Path, notes: list[str]) -> None:
+    meta = {
+        "title": "Segmentation report",
+        "Reference": str(reference),
+        "Prediction": str(prediction),
+        "Cases": len(pictures),
+        "Written": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "notes": notes,
+    }
+    write_csv(output / "report.csv", rows)
+    write_json_report(output / "report.json", rows, meta)
+    write_html(output / "report.html", rows, meta, pictures)
