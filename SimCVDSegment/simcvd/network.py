@@ -1,0 +1,102 @@
+"""The two-headed V-Net: segmentation logits and a signed distance map from one decoder."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+STRIDE = 16  # four halvings: every side that goes in must be a multiple of this
+
+
+class Output(NamedTuple):
+    """What one forward pass gives, for an input of shape (B, C, K, J, I).
+
+    logits: (B, n_classes, K, J, I), before softmax; class 0 is the background.
+    sdm: (B, n_classes - 1, K, J, I) in [-1, 1], negative inside, one map per foreground class.
+    features: (B, 16 * n_filters, K/16, J/16, I/16), the bottleneck before its dropout.
+    """
+
+    logits: torch.Tensor
+    sdm: torch.Tensor
+    features: torch.Tensor
+
+
+def _unit(conv: nn.Module, channels: int) -> nn.Sequential:
+    return nn.Sequential(conv, nn.BatchNorm3d(channels), nn.ReLU(inplace=True))
+
+
+def _block(count: int, channels_in: int, channels: int) -> nn.Sequential:
+    units = [
+        _unit(nn.Conv3d(channels_in if i == 0 else channels, channels, 3, padding=1), channels) for i in range(count)
+    ]
+    return nn.Sequential(*units)
+
+
+def _down(channels: int) -> nn.Sequential:
+    return _unit(nn.Conv3d(channels, 2 * channels, 2, stride=2), 2 * channels)
+
+
+def _up(channels: int) -> nn.Sequential:
+    return _unit(nn.ConvTranspose3d(channels, channels // 2, 2, stride=2), channels // 2)
+
+
+class VNet(nn.Module):
+    """V-Net without residual connections, as the UA-MT line of work trains it, with a second head.
+
+    Five encoder stages with 1, 2, 3, 3, 3 convolutions (3x3x3, batch norm, ReLU) and strided 2x2x2
+    convolutions between them; the decoder mirrors it and adds the skips. The segmentation head is a
+    1x1x1 convolution, the distance head a 1x1x1 convolution and tanh (SimCVD section III; DTC).
+
+    Args:
+        n_classes: channels of the segmentation head, background included (at least 2).
+        in_channels: channels of the input image.
+        n_filters: channels of the first stage; 16 gives the published 9,448,866 parameters
+            for two classes plus 17 for the distance head.
+        dropout: rate of the channel dropout after the bottleneck and before the heads.
+    """
+
+    def __init__(self, n_classes: int = 2, in_channels: int = 1, n_filters: int = 16, dropout: float = 0.5):
+        super().__init__()
+        n = n_filters
+        self.settings = {"n_classes": n_classes, "in_channels": in_channels, "n_filters": n_filters}
+        self.encoder = nn.ModuleList(
+            [_block(1, in_channels, n)] + [_block(min(i + 1, 3), n << i, n << i) for i in range(1, 5)]
+        )
+        self.downs = nn.ModuleList([_down(n << i) for i in range(4)])
+        self.ups = nn.ModuleList([_up(n << i) for i in range(4, 0, -1)])
+        self.decoder = nn.ModuleList([_block(min(i + 1, 3), n << i, n << i) for i in range(3, -1, -1)])
+        self.bottleneck_dropout = nn.Dropout3d(dropout)
+        self.head_dropout = nn.Dropout3d(dropout)
+        self.segmentation_head = nn.Conv3d(n, n_classes, 1)
+        self.distance_head = nn.Conv3d(n, n_classes - 1, 1)
+
+    def forward(self, x: torch.Tensor) -> Output:
+        """Run the network on (B, C, K, J, I); raises ValueError when a side is no multiple of 16."""
+        if any(side % STRIDE for side in x.shape[2:]):
+            raise ValueError(f"The network takes sides that are multiples of {STRIDE}, not {tuple(x.shape[2:])}.")
+        skips = []
+        for block, down in zip(self.encoder[:-1], self.downs, strict=True):
+            x = _run(block, x)
+            skips.append(x)
+            x = down(x)
+        features = _run(self.encoder[-1], x)
+        x = self.bottleneck_dropout(features)
+        for up, block in zip(self.ups, self.decoder, strict=True):
+            x = _run(block, up(x) + skips.pop())
+        x = self.head_dropout(x)
+        return Output(self.segmentation_head(x), torch.tanh(self.distance_head(x)), features)
+
+
+def _run(block: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    # PyTorch 2.13 on a CPU: the bfloat16 weight gradient of a 3x3x3 convolution over two slices is garbage
+    if x.shape[2] == 2 and x.device.type == "cpu" and torch.is_grad_enabled():
+        with torch.autocast("cpu", enabled=False):
+            return block(x.float())
+    return block(x)
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Number of trainable values in a module."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)

@@ -1,0 +1,56 @@
+import pytest
+import torch
+
+from simcvd.network import VNet, _block, _run, count_parameters
+
+
+def test_published_parameter_counts():
+    network = VNet()
+    assert count_parameters(network) == 9_448_883
+    assert count_parameters(network) - count_parameters(network.distance_head) == 9_448_866
+
+
+@pytest.mark.parametrize("shape", [(80, 112, 112), (96, 96, 96)])
+def test_published_shapes(shape):
+    with torch.device("meta"):
+        output = VNet()(torch.empty(2, 1, *shape))
+    assert output.logits.shape == (2, 2, *shape)
+    assert output.sdm.shape == (2, 1, *shape)
+    assert output.features.shape == (2, 256, *(n // 16 for n in shape))
+
+
+def test_several_classes_and_channels():
+    network = VNet(n_classes=3, in_channels=2, n_filters=4)
+    output = network(torch.randn(2, 2, 16, 32, 16))
+    assert output.logits.shape == (2, 3, 16, 32, 16)
+    assert output.sdm.shape == (2, 2, 16, 32, 16)
+    assert output.sdm.abs().max() <= 1
+
+
+def test_side_that_cannot_be_halved_four_times_is_refused():
+    with pytest.raises(ValueError, match="multiples of 16"):
+        VNet(n_filters=2)(torch.zeros(1, 1, 16, 24, 16))
+
+
+def test_dropout_is_on_in_training_and_off_in_evaluation():
+    network = VNet(n_filters=4)
+    x = torch.randn(1, 1, 32, 32, 32)
+    first, second = network(x).logits, network(x).logits
+    assert not torch.equal(first, second)
+    network.eval()
+    assert torch.equal(network(x).logits, network(x).logits)
+
+
+@pytest.mark.parametrize("slices", [1, 2, 3, 4])
+def test_bfloat16_gradients_of_a_block_agree_with_float32(slices):
+    torch.manual_seed(0)
+    block = _block(1, 16, 16)
+    x = torch.randn(2, 16, slices, 4, 4)
+    gradients = []
+    for enabled in (False, True):
+        block.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            output = _run(block, x)
+        (output.float() * x).sum().backward()
+        gradients.append(block[0][0].weight.grad.flatten().clone())
+    assert torch.cosine_similarity(*gradients, dim=0) > 0.99
