@@ -1,0 +1,297 @@
+"""A volume in, a segmentation and its distance map out, on exactly the volume's own grid."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from simcvd.devices import choose_device, choose_precision
+from simcvd.grid import Geometry, Grid, Volume, normalise
+from simcvd.inference import (
+    STEPS,
+    Predictor,
+    count_tiles,
+    count_windows,
+    padded_shape,
+    predict_tiles,
+    predict_whole,
+    published_stride,
+    sliding_windows,
+    tile_shape,
+)
+from simcvd.labels import (
+    SegmentationError,
+    classify,
+    distances,
+    entropy,
+    keep_inside,
+    keep_largest,
+    move_boundary,
+    roi_box,
+)
+from simcvd.models import build_network, find_model
+
+VIEWS = 2  # stochastic passes behind an uncertainty: the two views that SimCVD trains with
+ROI_CONTEXT = 32  # voxels of the model's grid around a region of interest that the network sees too
+CPU_LIMIT_MB = 1024  # larger passes are no faster on a CPU
+SMALLEST_LIMIT_MB = 64
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to segment.
+
+    device: "auto" (the Segmenter's: the GPU when CUDA has one, else the CPU), "cpu", "cuda", "cuda:1", "mps".
+    largest: keep only the largest connected part (across faces) of each class.
+    windows: the published sliding windows in place of one pass.
+    uncertainty: also give the uncertainty.
+    offset: mm by which the boundary moves outwards (negative: inwards).
+    roi: LPS bounds in mm (x0, x1, y0, y1, z0, z1); outside is background.
+    precision: "auto", "float32" or "bfloat16".
+    memory_limit_mb: what one pass of the network may take; beyond it the scan is cut into blended tiles.
+    """
+
+    device: str = "auto"
+    largest: bool = False
+    windows: bool = False
+    uncertainty: bool = False
+    offset: float = 0.0
+    roi: Sequence[float] | None = None
+    precision: str = "auto"
+    memory_limit_mb: float | None = None
+
+
+@dataclass
+class Result:
+    """A segmentation on the grid of its scan, shape (K, J, I) throughout.
+
+    labels: uint8, the class of the highest probability after all settings.
+    sdm: float32, mm, signed distance to the boundary of the final labels, negative inside; (C - 1, K, J, I) when the
+        model has several foreground classes. A class without a voxel has the volume's diagonal everywhere, and a note.
+    probability: (C - 1, K, J, I), float32, of each foreground class, before `largest` and `offset`.
+    uncertainty: float32 in [0, 1] or None: entropy of the mean class probabilities of two passes with dropout, divided
+        by log C (predictive entropy, Gal and Ghahramani 2016).
+    seconds: by part: prepare, network, back, distance, total.
+    notes: sentences for the user: what fell back and why, what was not found.
+    """
+
+    labels: np.ndarray
+    sdm: np.ndarray
+    probability: np.ndarray
+    uncertainty: np.ndarray | None
+    geometry: Geometry
+    seconds: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+class Segmenter:
+    """A model held in memory, ready for one volume after the other.
+
+    Args:
+        model: name of a model, or its folder.
+        device: where to run unless the settings say otherwise; "auto" takes CUDA when there, else the CPU.
+
+    Raises ModelError when the model cannot be used and DeviceError when the device is not there.
+    """
+
+    def __init__(self, model: str | os.PathLike, device: str = "auto"):
+        self.device = choose_device(device)
+        self.network, self.card = build_network(find_model(model))
+        channels = self.card["network"]["in_channels"]
+        if channels != 1:
+            raise SegmentationError(f"The model takes {channels} images at once; choose one that takes a single scan.")
+        self.patch = tuple(self.card["patch"])
+        self.spacing = tuple(self.card["grid"]["spacing"])
+        self._predictors: dict[tuple, Predictor] = {}
+
+    def segment(
+        self, volume: Volume, settings: Settings | None = None, progress: Callable[[float], None] | None = None
+    ) -> Result:
+        """Segment a volume.
+
+        Args:
+            volume: array (K, J, I) of any scalar type, and its geometry.
+            settings: see `Settings`.
+            progress: called with the fraction done, between steps; what it raises ends the work and passes through.
+
+        Raises:
+            ImageError: the image is constant or its grid too large.
+            SegmentationError: the settings cannot be met, or memory ran out on the CPU too.
+        """
+        settings = settings or Settings()
+        _check(settings)
+        told, clock = _Progress(progress), _Clock()
+        grid = Grid.of(volume.geometry, self.spacing)
+        array = normalise(grid.forward(volume.array), self.card["normalisation"])
+        told(0.1)
+        clock.lap("prepare")
+        notes: list[str] = []
+        found = self._predict_region(array, grid.geometry, settings, told, notes)
+        if not np.isfinite(found).all():
+            raise SegmentationError("The model gave numbers that are not finite; import or train it again.")
+        del array
+        clock.lap("network")
+        classes = self.network.settings["n_classes"]
+        probability = np.clip(grid.backward(found[: classes - 1]), 0, 1)
+        uncertainty = grid.backward(entropy(found[classes - 1 :])) if settings.uncertainty else None
+        del found
+        labels = classify(probability)
+        told(0.85)
+        clock.lap("back")
+        labels, sdm = self._finish(labels, volume.geometry, settings, notes)
+        clock.lap("distance")
+        told(1.0)
+        return Result(labels, sdm, probability, uncertainty, volume.geometry, clock.seconds(), notes)
+
+    def _predict_region(self, array, geometry: Geometry, settings: Settings, told: _Progress, notes: list[str]):
+        """Probabilities on the whole grid, of which the network saw the region of interest and its surroundings."""
+        if settings.roi is None:
+            return self._predict(array, settings, told, notes)
+        box = roi_box(geometry, settings.roi, margin=ROI_CONTEXT)
+        part = self._predict(array[box], settings, told, notes)
+        found = np.zeros((len(part), *array.shape), np.float32)
+        found[(slice(None), *box)] = part
+        return found
+
+    def _predict(self, array: np.ndarray, settings: Settings, told: _Progress, notes: list[str]) -> np.ndarray:
+        device = self.device if settings.device == "auto" else choose_device(settings.device)
+
+        def attempt(device: str, limit: float) -> np.ndarray:
+            return self._pass(self._predictor(device, settings), array, limit, settings.windows, told)
+
+        return with_fallback(attempt, device, settings.memory_limit_mb or memory_limit(device), notes, told)
+
+    def _pass(self, predictor: Predictor, array, limit: float, windows: bool, told: _Progress) -> np.ndarray:
+        tile = tile_shape(array.shape, predictor.voxels_within(limit), self.patch)
+        if windows:
+            stride = published_stride(self.spacing)
+            step = told.stepper(0.1, 0.75, STEPS * count_windows(array.shape, self.patch, stride))
+            return sliding_windows(predictor, array, self.patch, stride, step)
+        step = told.stepper(0.1, 0.75, STEPS * count_tiles(array.shape, tile, self.patch))
+        if tile == padded_shape(array.shape, self.patch):
+            return predict_whole(predictor, array, self.patch, step)
+        return predict_tiles(predictor, array, tile, self.patch, step)
+
+    def _predictor(self, device: str, settings: Settings) -> Predictor:
+        key = device, settings.precision, settings.uncertainty
+        if key not in self._predictors:
+            precision, views = choose_precision(settings.precision, device), VIEWS * settings.uncertainty
+            self._predictors[key] = Predictor(self.network, device, precision, views)
+        return self._predictors[key]
+
+    def _finish(self, labels: np.ndarray, geometry: Geometry, settings: Settings, notes: list[str]):
+        """Labels after region, largest part and offset, and their distance map."""
+        classes = self.network.settings["n_classes"]
+        if settings.roi is not None:
+            labels = keep_inside(labels, geometry, settings.roi)
+        if settings.largest:
+            labels = keep_largest(labels)
+        if settings.offset:
+            labels = move_boundary(distances(labels, classes, geometry), settings.offset)
+            if settings.roi is not None:
+                labels = keep_inside(labels, geometry, settings.roi)
+        names = {segment["value"]: segment["name"] for segment in self.card["segments"]}
+        for value in range(1, classes):
+            if not (labels == value).any():
+                notes.append(f"Nothing was found of {names.get(value, f'class {value}')} in this scan.")
+        sdm = distances(labels, classes, geometry)
+        return labels, sdm[0] if classes == 2 else sdm
+
+
+def memory_limit(device: str) -> float:
+    """Megabytes one pass may take: most of the GPU's free memory; on a CPU at most 1 GB and half of what is free."""
+    if device.startswith("cuda"):
+        return 0.8 * torch.cuda.mem_get_info(device)[0] / 2**20
+    try:
+        with open("/proc/meminfo") as f:
+            kilobytes = next(int(line.split()[1]) for line in f if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return CPU_LIMIT_MB
+    return max(SMALLEST_LIMIT_MB, min(CPU_LIMIT_MB, kilobytes / 2048))
+
+
+def with_fallback(
+    attempt: Callable[[str, float], np.ndarray],
+    device: str,
+    limit: float,
+    notes: list[str],
+    told: _Progress | None = None,
+) -> np.ndarray:
+    """Run `attempt(device, limit in MB)`: out of memory, with smaller limits; when a GPU still fails, on the CPU.
+
+    Adds a sentence to `notes` for each retreat. Raises SegmentationError when memory runs out on the CPU too; what a
+    progress callback raises passes through.
+    """
+    while True:
+        try:
+            return attempt(device, limit)
+        except (RuntimeError, MemoryError) as error:
+            short = isinstance(error, MemoryError) or "memory" in str(error).lower()
+            if (told and told.inside) or (device == "cpu" and not short):
+                raise
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        # outside the except clause, so that the failed pass's tensors are let go
+        if device.startswith("cuda"):
+            torch.cuda.empty_cache()
+        if short and limit / 4 >= SMALLEST_LIMIT_MB:
+            limit /= 4
+            notes.append(f"Memory ran out on {device}, so the scan was cut into smaller tiles.")
+        elif device != "cpu":
+            notes.append(f"The scan was segmented on the CPU, because {device} failed ({reason}).")
+            device, limit = "cpu", memory_limit("cpu")
+        else:
+            raise SegmentationError("There is not enough memory for this scan; close programs or set a region.")
+
+
+def _check(settings: Settings) -> None:
+    if not math.isfinite(settings.offset):
+        raise SegmentationError("The offset must be a number of millimetres.")
+    if settings.memory_limit_mb is not None and not settings.memory_limit_mb > 0:
+        raise SegmentationError("The memory limit must be a positive number of megabytes.")
+    roi = settings.roi
+    if roi is not None and (len(roi) != 6 or not np.isfinite(roi).all() or any(roi[n] > roi[n + 1] for n in (0, 2, 4))):
+        raise SegmentationError("A region needs six bounds in mm: x0 x1 y0 y1 z0 z1, each pair rising.")
+
+
+class _Progress:
+    """Tells a callback the fraction done, never backwards; `inside` stays set when the callback raised."""
+
+    def __init__(self, callback: Callable[[float], None] | None):
+        self.callback = callback
+        self.highest = 0.0
+        self.inside = False
+
+    def __call__(self, fraction: float) -> None:
+        self.highest = max(self.highest, fraction)
+        if self.callback:
+            self.inside = True
+            self.callback(self.highest)
+            self.inside = False
+
+    def stepper(self, start: float, end: float, steps: int) -> Callable[[], None]:
+        """A function to call at each of a number of steps between two fractions."""
+        done = itertools.count(1)
+        return lambda: self(start + (end - start) * min(1.0, next(done) / steps))
+
+
+class _Clock:
+    """Seconds of one part after the other."""
+
+    def __init__(self):
+        self.parts: dict[str, float] = {}
+        self.begun = self.last = time.perf_counter()
+
+    def lap(self, part: str) -> None:
+        now = time.perf_counter()
+        self.parts[part] = now - self.last
+        self.last = now
+
+    def seconds(self) -> dict[str, float]:
+        return {**self.parts, "total": self.last - self.begun}
