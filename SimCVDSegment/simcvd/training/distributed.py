@@ -1,0 +1,114 @@
+"""One training in several processes: sums, gathers and batch norm over all of them, with gradients.
+
+In a single process every function here does nothing, so the losses are written once, for the global batch.
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+
+def start(device: torch.device) -> None:
+    """Join the processes that torchrun started; does nothing without torchrun."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+
+
+def stop() -> None:
+    """Leave the group of processes."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def world_size() -> int:
+    """Number of processes of this training."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Number of this process, 0 for the one that writes files."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+class _Sum(torch.autograd.Function):
+    """Sum over all processes; the gradient of what each makes of the sum is summed as well."""
+
+    @staticmethod
+    def forward(_ctx, x: torch.Tensor) -> torch.Tensor:
+        x = x.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(_ctx, gradient: torch.Tensor) -> torch.Tensor:
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(gradient)
+        return gradient
+
+
+def total(x: torch.Tensor) -> torch.Tensor:
+    """Sum of a tensor over all processes; gradients flow back to each."""
+    return _Sum.apply(x) if world_size() > 1 else x
+
+
+def gathered(x: torch.Tensor) -> torch.Tensor:
+    """Tensors of all processes, alike in shape, joined along the first axis; gradients flow back to each."""
+    if world_size() == 1:
+        return x
+    n, before = len(x), rank() * len(x)
+    after = n * (world_size() - 1) - before
+    return total(torch.cat([x.new_zeros(before, *x.shape[1:]), x, x.new_zeros(after, *x.shape[1:])]))
+
+
+def mean(values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The mean of each scalar over all processes."""
+    if world_size() == 1:
+        return values
+    together = total(torch.stack([v.float() for v in values.values()])) / world_size()
+    return dict(zip(values, together, strict=True))
+
+
+def agreed(flag: int) -> int:
+    """The largest value over all processes, so that all of them take the same decision."""
+    if world_size() == 1:
+        return flag
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    value = torch.tensor(flag, device=device)
+    dist.all_reduce(value, dist.ReduceOp.MAX)
+    return int(value)
+
+
+def share_batch_norm(module: nn.Module, device: torch.device) -> nn.Module:
+    """Make batch norm use the statistics of the global batch, as one process would."""
+    if world_size() == 1:
+        return module
+    if device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    for child in module.modules():
+        if type(child) is nn.BatchNorm3d:
+            child.__class__ = _SharedBatchNorm
+    return module
+
+
+class _SharedBatchNorm(nn.BatchNorm3d):
+    """Batch norm over all processes for devices that torch's SyncBatchNorm leaves out."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training:
+            return super().forward(x)
+        axes = (0, 2, 3, 4)
+        wide = x.float()
+        count = wide.numel() // wide.shape[1] * world_size()
+        mean = total(wide.sum(axes)) / count
+        centred = wide - mean[:, None, None, None]
+        variance = total(centred.square().sum(axes)) / count
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return (centred * scale[:, None, None, None] + self.bias[:, None, None, None]).to(x.dtype)

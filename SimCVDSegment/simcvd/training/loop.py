@@ -1,0 +1,366 @@
+"""The training loop: steps, schedule, checkpoints, commands from outside, and the model at the end."""
+
+from __future__ import annotations
+
+import copy
+import signal
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import nn
+
+from .. import devices, models
+from ..cases import load_prepared
+from ..network import VNet
+from . import distributed
+from .losses import rows_per_process
+from .methods import Batch, make_method
+from .optimiser import learning_rate, make_optimiser
+from .run_folder import RunFolder, TrainingError
+from .sampling import Crop, TrainingCase, TwoStreamSampler
+from .setup import card_of
+from .validation import validate
+
+PROBE_STEPS = 8
+STEP_EVENT_SECONDS = 1.0  # a step event at most this often: small files, lively curves
+
+
+class Stopped(Exception):  # noqa: N818 - nothing went wrong
+    """The run was asked to stop; everything needed to go on is in the checkpoint."""
+
+
+class Trainer:
+    """Trains what a run folder describes, from its checkpoint on if there is one.
+
+    Args:
+        folder: with run.json and the prepared cases it names.
+        on_event: called with every event after it was written.
+    """
+
+    def __init__(self, folder: RunFolder, on_event: Callable[[dict], None] | None = None):
+        self.folder = folder
+        self.config = folder.config
+        self.device = torch.device(devices.choose_device(self.config["device"]))
+        distributed.start(self.device)
+        self.main = distributed.rank() == 0
+        self.on_event = on_event or (lambda event: None)
+        self.dtype = devices.choose_precision(self.config["precision"], str(self.device))
+        self.iteration = 0
+        self._interrupted = False
+
+    # --- set-up ---------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Train to the end and write the model; raises Stopped, or TrainingError with one sentence."""
+        if self.main:
+            self.folder.lock()
+        previous = {s: signal.signal(s, self._interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            self._prepare()
+            self._train()
+            self._finish()
+        except Stopped:
+            raise
+        except (torch.OutOfMemoryError, MemoryError):
+            self._fail(self._out_of_memory())
+        except RuntimeError as error:
+            if "allocate memory" not in str(error):
+                raise
+            self._fail(self._out_of_memory())
+        except TrainingError as error:
+            self._fail(str(error))
+        except OSError as error:
+            self._fail(f"A file of the run can't be written or read ({error}); {self._kept()}")
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+            self.folder.unlock()
+            distributed.stop()
+
+    def _prepare(self) -> None:
+        c = self.config
+        if c["threads"]:
+            torch.set_num_threads(c["threads"])
+        torch.manual_seed(c["seed"])
+        self._load_cases()
+        network = VNet(**{k: v for k, v in c["network"].items() if k != "kind"})
+        if c["from_model"]:
+            network.load_state_dict(models.build_network(c["from_model"])[0].state_dict())
+        self.method = make_method(c["method"], network, c["settings"]).to(self.device)
+        self.method.to(memory_format=torch.channels_last_3d)
+        distributed.share_batch_norm(self.method, self.device)
+        self.method.train()
+        self.optimiser = make_optimiser(self.method, c["optimiser"])
+        state = self.folder.load_checkpoint(self.device)
+        if state:
+            self._restore(state)
+        elif c["minutes"] and not c["planned"]:
+            self._plan()
+        self.loss_of = self.method
+        if distributed.world_size() > 1:
+            # buffers are already alike: batch norm shares its statistics
+            self.loss_of = nn.parallel.DistributedDataParallel(self.method, broadcast_buffers=False)
+        self._say(
+            "start",
+            iteration=self.iteration,
+            of=c["iterations"],
+            method=c["method"],
+            device=str(self.device),
+            precision=str(self.dtype).removeprefix("torch."),
+            processes=distributed.world_size(),
+            threads=torch.get_num_threads(),
+            labelled=len(self.labelled),
+            unlabelled=len(self.unlabelled),
+            validation=len(self.validation),
+        )
+
+    def _load_cases(self) -> None:
+        roles = {"labelled": [], "unlabelled": [], "validation": []}
+        for case in self.config["cases"]:
+            prepared = load_prepared(self.folder.path / case["prepared"])
+            roles[case["role"]].append(TrainingCase(case["id"], prepared["image"], prepared.get("label")))
+        self.labelled, self.unlabelled, self.validation = roles.values()
+        self.sampler = TwoStreamSampler(
+            self.labelled, self.unlabelled, self.config["patch"], self.config["seed"], self.config["augmentation"]
+        )
+
+    def _plan(self) -> None:
+        """Fit the schedule into the minutes given, from the speed of a few steps that are then undone."""
+        kept = copy.deepcopy((self.method.state_dict(), self.optimiser.state_dict()))
+        seconds = []
+        self.loss_of = self.method
+        for i in range(PROBE_STEPS):
+            start = time.perf_counter()
+            self._step(self._crops(i))
+            seconds.append(time.perf_counter() - start)
+        self.iteration = 0
+        self.method.load_state_dict(kept[0])
+        self.optimiser.load_state_dict(kept[1])
+        start = time.perf_counter()
+        self._validate_only()
+        rounds = -(-100 // self.config["validate_percent"]) if self.validation else 1
+        left = self.config["minutes"] * 60 - (time.perf_counter() - start) * rounds
+        planned = distributed.agreed(int(left / statistics.median(seconds[2:])))
+        self.config["iterations"] = max(planned, 10)
+        self.config["planned"] = True
+        if self.main:
+            self.folder.save_config()
+
+    # --- the loop -------------------------------------------------------------------------------------------------
+
+    def _train(self) -> None:
+        c = self.config
+        of = c["iterations"]
+        validate_every = max(1, of * c["validate_percent"] // 100)
+        last_checkpoint, last_event, started, first = time.monotonic(), 0.0, time.monotonic(), self.iteration
+        with ThreadPoolExecutor(1) as drawer:
+            coming = drawer.submit(self._crops, self.iteration)
+            while self.iteration < of:
+                crops = coming.result()
+                coming = drawer.submit(self._crops, self.iteration + 1)
+                terms = self._step(crops)
+                now = time.monotonic()
+                if now - last_event >= STEP_EVENT_SECONDS or self.iteration == of:
+                    last_event = now
+                    pace = (now - started) / (self.iteration - first)
+                    self._say_step(terms, pace)
+                if self.iteration % validate_every == 0 or self.iteration == of:
+                    self._validate()
+                if now - last_checkpoint >= c["checkpoint_seconds"]:
+                    self._checkpoint()
+                    last_checkpoint = time.monotonic()
+                self._obey()
+
+    def _step(self, crops: tuple[list[Crop], list[Crop]]) -> dict[str, torch.Tensor]:
+        """One optimiser step; the loss terms it came from, still on the device."""
+        c = self.config
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(c["optimiser"], self.iteration, c["iterations"])
+        # what is random follows from the iteration, so that a resumed run meets the same chance
+        torch.manual_seed(_seed(c["seed"], self.iteration, 1 + distributed.rank()))
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            terms = self.loss_of(self._batch(crops))
+        self.optimiser.zero_grad(set_to_none=True)
+        terms["total"].backward()
+        self.optimiser.step()
+        self.iteration += 1
+        self.method.after_step(self.iteration)
+        return {name: value.detach() for name, value in terms.items()}
+
+    def _crops(self, iteration: int) -> tuple[list[Crop], list[Crop]]:
+        drawn = []
+        for stream, count in enumerate(self.config["batch"]):
+            size = rows_per_process(count)
+            cases = self.sampler.streams[stream]
+            first = size * distributed.rank()
+            drawn.append(self.sampler.draw(stream, iteration, count, first, size) if cases else [])
+        return tuple(drawn)
+
+    def _batch(self, crops: tuple[list[Crop], list[Crop]]) -> Batch:
+        generator = torch.Generator(self.device)
+        generator.manual_seed(_seed(self.config["seed"], self.iteration, 0))
+        images = [torch.stack([c.image for c in part])[:, None] if part else torch.empty(0) for part in crops]
+        labelled_images, unlabelled_images = (
+            x.to(self.device, memory_format=torch.channels_last_3d) if len(x) else x for x in images
+        )
+        return Batch(
+            labelled=labelled_images,
+            label=torch.stack([c.label for c in crops[0]]).to(self.device),
+            unlabelled=unlabelled_images,
+            progress=self.iteration / self.config["iterations"],
+            generator=generator,
+        )
+
+    # --- what is said ---------------------------------------------------------------------------------------------
+
+    def _say(self, event: str, **fields) -> None:
+        if self.main:
+            self.on_event(self.folder.say(event, **fields))
+
+    def _say_step(self, terms: dict[str, torch.Tensor], pace: float) -> None:
+        loss = {name: float(value) for name, value in distributed.mean(terms).items()}
+        bad = [name for name, value in loss.items() if not abs(value) < float("inf")]
+        if bad:
+            raise TrainingError(
+                f"The loss is no longer a number ({', '.join(bad)}) at iteration {self.iteration}; "
+                f"{self._kept()} and go on with a lower learning rate."
+            )
+        of = self.config["iterations"]
+        rounded = {name: float(f"{value:.5g}") for name, value in loss.items()}
+        rate = self.optimiser.param_groups[0]["lr"]
+        self._say(
+            "step",
+            iteration=self.iteration,
+            of=of,
+            loss=rounded,
+            learning_rate=rate,
+            seconds=round(pace, 4),
+            seconds_left=round(pace * (of - self.iteration), 1),
+        )
+
+    def _validate_only(self) -> dict:
+        return validate(
+            self.method.deployed,
+            self.validation,
+            self.config["spacing"],
+            self.config["network"]["n_classes"],
+            self.device,
+            self.dtype,
+        )
+
+    def _validate(self) -> None:
+        if self.validation and self.main:
+            start = time.perf_counter()
+            figures = self._validate_only()
+            seconds = round(time.perf_counter() - start, 2)
+            self._say("validation", iteration=self.iteration, of=self.config["iterations"], **figures, seconds=seconds)
+
+    # --- checkpoints and commands ---------------------------------------------------------------------------------
+
+    def _checkpoint(self) -> None:
+        if not self.main:
+            return
+        state = {
+            "iteration": self.iteration,
+            "method": self.method.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+        }
+        if not all(torch.isfinite(v).all() for v in state["method"].values() if v.is_floating_point()):
+            raise TrainingError(
+                f"The weights are no longer numbers at iteration {self.iteration}; {self._kept()} "
+                "and go on with a lower learning rate."
+            )
+        self.folder.save_checkpoint(state)
+        self._say("checkpoint", iteration=self.iteration)
+
+    def _restore(self, state: dict) -> None:
+        try:
+            self.method.load_state_dict(state["method"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.iteration = state["iteration"]
+        except (KeyError, RuntimeError, ValueError):
+            raise TrainingError(
+                f"{self.folder.checkpoint} belongs to other settings than run.json; remove it to start anew."
+            ) from None
+
+    def _interrupt(self, _number, _frame) -> None:
+        self._interrupted = True
+
+    def _obey(self) -> None:
+        """Do what the control file or a signal asks for; all processes take the same decision."""
+        words = [None, "pause", "stop"]
+        word = "stop" if self._interrupted else self.folder.command() if self.main else None
+        word = words[distributed.agreed(words.index(word) if word in words else 0)]
+        if word == "pause":
+            self._pause()
+        elif word == "stop":
+            self._stop()
+
+    def _pause(self) -> None:
+        self._checkpoint()
+        self._say("paused", iteration=self.iteration)
+        while self.main and self.folder.command() == "pause" and not self._interrupted:
+            time.sleep(0.2)
+        # the other processes wait here for the first one
+        if distributed.agreed(int(self._interrupted or self.folder.command() == "stop")):
+            self._stop()
+        if self.main:
+            self.folder.clear_command()
+        self._say("resumed", iteration=self.iteration)
+
+    def _stop(self) -> None:
+        self._checkpoint()
+        if self.main:
+            self.folder.clear_command()
+        self._say("stopped", iteration=self.iteration, of=self.config["iterations"])
+        raise Stopped
+
+    def _kept(self) -> str:
+        if self.folder.checkpoint.exists():
+            return "the last good checkpoint is kept: resume from it"
+        return "nothing was saved yet: start again"
+
+    def _out_of_memory(self) -> str:
+        return f"The training ran out of memory; {self._kept()} with a smaller patch, batch or spacing twice as coarse."
+
+    def _fail(self, sentence: str) -> None:
+        self._say("error", iteration=self.iteration, message=sentence)
+        raise TrainingError(sentence)
+
+    # --- the end --------------------------------------------------------------------------------------------------
+
+    def _finish(self) -> None:
+        self._checkpoint()
+        if not self.main:
+            return
+        state = {k: v.cpu().numpy() for k, v in self.method.deployed.state_dict().items()}
+        card = card_of(self.config) | {"training": self._provenance()}
+        models.save_model(self.folder.model, card, state, overwrite=True)
+        # read back what a user will load, not what is in memory
+        self.method.deployed.load_state_dict(models.build_network(self.folder.model)[0].state_dict())
+        figures = self._validate_only() if self.validation else {}
+        self._say("done", iteration=self.iteration, model="model", **figures)
+
+    def _provenance(self) -> dict:
+        c = self.config
+        roles = {"labelled": self.labelled, "unlabelled": self.unlabelled, "validation": self.validation}
+        return {
+            "method": c["method"],
+            "settings": self.method.settings,
+            "recipe": c["recipe"],
+            "iterations": self.iteration,
+            "batch": c["batch"],
+            "optimiser": c["optimiser"],
+            "augmentation": c["augmentation"],
+            "seed": c["seed"],
+            "from_model": models.load_card(c["from_model"])["name"] if c["from_model"] else None,
+            **{role: [case.id for case in cases] for role, cases in roles.items()},
+        }
+
+
+def _seed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)

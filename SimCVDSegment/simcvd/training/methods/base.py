@@ -1,0 +1,101 @@
+"""What every method has: a student, settings with published values, and the supervised loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ...distance import signed_distance_crops
+from ...errors import SimCVDError
+from ...network import Output
+from ..losses import one_hot, segmentation_loss
+
+
+class MethodError(SimCVDError):
+    """An unknown method, or a setting that it doesn't have or take."""
+
+
+@dataclass
+class Batch:
+    """One process's share of a two-stream batch, on the training device.
+
+    labelled: (B, 1, K, J, I) images; label: (B, K, J, I) uint8; unlabelled: (U, 1, K, J, I), U may be 0.
+    progress: t / t_max in [0, 1]; generator: for noise, seeded anew for every iteration.
+    """
+
+    labelled: torch.Tensor
+    label: torch.Tensor
+    unlabelled: torch.Tensor
+    progress: float
+    generator: torch.Generator
+
+
+class Method(nn.Module):
+    """Base of the methods; `forward` gives the loss terms of a batch, `after_step` follows each optimiser step."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    defaults: ClassVar[dict] = {"alpha": 0.1}
+    choices: ClassVar[dict[str, tuple]] = {}
+
+    def __init__(self, network: nn.Module, settings: dict):
+        super().__init__()
+        self.settings = self.checked(settings)
+        self.student = network
+
+    @classmethod
+    def checked(cls, settings: dict) -> dict:
+        """Defaults with the given settings in their place; raises MethodError for a wrong name, type or choice."""
+        unknown = sorted(set(settings) - set(cls.defaults))
+        if unknown:
+            names = ", ".join(sorted(cls.defaults))
+            raise MethodError(f"Method {cls.name} has no setting {unknown[0]!r}; it has {names}.")
+        for key, value in settings.items():
+            wrong = _objection(value, cls.defaults[key], cls.choices.get(key))
+            if wrong:
+                raise MethodError(f"Setting {key} of method {cls.name} {wrong}, not {value!r}.")
+        return {**cls.defaults, **settings}
+
+    @property
+    def deployed(self) -> nn.Module:
+        """The network that becomes the model."""
+        return self.student
+
+    def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Loss terms by name, "total" among them."""
+        raise NotImplementedError
+
+    def after_step(self, updates: int) -> None:
+        """Called after optimiser step number `updates` (from 1 on)."""
+
+    def supervised_terms(self, output: Output, label: torch.Tensor, weight: torch.Tensor | None = None) -> dict:
+        """L_sup = L_seg + alpha * MSE of the distance maps (SimCVD, Eq. 1), with its parts.
+
+        weight: (B, K, J, I) voxel weights of L_seg, or None.
+        """
+        segmentation = segmentation_loss(output.logits, label, weight)
+        terms = {"segmentation": segmentation, "supervised": segmentation}
+        if self.settings["alpha"]:
+            terms["sdm"] = F.mse_loss(output.sdm.float(), distance_maps(label, output.sdm.shape[1]))
+            terms["supervised"] = segmentation + self.settings["alpha"] * terms["sdm"]
+        return terms
+
+
+def distance_maps(label: torch.Tensor, n_maps: int) -> torch.Tensor:
+    """The distance heads' targets: (B, K, J, I) classes to (B, n_maps, K, J, I), one map per foreground class."""
+    masks = one_hot(label, n_maps + 1)[:, 1:]
+    return signed_distance_crops(masks.flatten(0, 1)).view(masks.shape)
+
+
+def _objection(value, default, choices: tuple | None) -> str | None:
+    """Why a value can't stand in place of the default, or None."""
+    if choices:
+        return None if value in choices else f"is one of {', '.join(map(str, choices))}"
+    if isinstance(default, bool):
+        return None if isinstance(value, bool) else "is true or false"
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return None if is_number and 0 <= value < float("inf") else "is a number from 0 on"

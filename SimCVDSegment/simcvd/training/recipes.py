@@ -1,0 +1,81 @@
+"""Complete settings of a training, by name. What a user gives stands above them."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+
+PUBLISHED_CROP_MM = (50.0, 70.0, 70.0)  # K, J, I: 112x112x80 voxels of 0.625 mm
+
+# The protocol of SimCVD (methods.md 1.5): 6000 steps of 2 + 2 crops, SGD, learning rate to a tenth at 3000.
+PUBLISHED = {
+    "iterations": 6000,
+    "batch": [2, 2],
+    "augmentation": "published",
+    "optimiser": {
+        "kind": "sgd",
+        "lr": 0.01,
+        "momentum": 0.9,
+        "weight_decay": 5e-4,
+        "schedule": "step",
+        "step_every": 3000,
+        "step_factor": 0.1,
+        "warm_up": 0,
+    },
+    "settings": {},
+}
+
+# For an hour or so on a computer without a GPU: see Testing/benchmarks for what each change is worth.
+SHORT = {
+    "iterations": 4000,
+    "batch": [2, 2],
+    "augmentation": "strong",
+    "optimiser": {
+        "kind": "sgd",
+        "lr": 0.03,
+        "momentum": 0.9,
+        "weight_decay": 1e-4,
+        "schedule": "poly",
+        "step_every": 0,
+        "step_factor": 0.1,
+        "warm_up": 50,
+    },
+    "settings": {
+        "mean_teacher": {"ema_decay": 0.99, "ramp_length": 0.3, "teacher_dropout": False, "deploy": "teacher"},
+        "simcvd": {
+            "ema_decay": 0.99,
+            "ramp_length": 0.3,
+            "teacher_dropout": False,
+            "copy_paste": 0.5,
+            "deploy": "teacher",
+        },
+    },
+}
+
+RECIPES = {"published": PUBLISHED, "short": SHORT}
+
+
+def recipe(name: str, method: str) -> dict:
+    """The settings of a recipe for one method; KeyError for an unknown name."""
+    chosen = copy.deepcopy(RECIPES[name])
+    chosen["settings"] = chosen["settings"].get(method, {})
+    return {"recipe": name, **chosen}
+
+
+def default_patch(shapes: Sequence[Sequence[int]], spacing: Sequence[float]) -> list[int]:
+    """Crop size (K, J, I): the published extent in mm, no larger than the middle case, in multiples of 16.
+
+    Args:
+        shapes: (K, J, I) of the prepared cases.
+        spacing: (x, y, z) mm of the model's grid.
+    """
+    patch = []
+    for axis, (extent, step) in enumerate(zip(PUBLISHED_CROP_MM, spacing[::-1], strict=True)):
+        middle = sorted(s[axis] for s in shapes)[len(shapes) // 2]
+        patch.append(min(_up16(extent / step), _up16(middle)))
+    return patch
+
+
+def _up16(n: float) -> int:
+    return max(16, 16 * math.ceil(round(n, 3) / 16))

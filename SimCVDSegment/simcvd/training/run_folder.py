@@ -1,0 +1,126 @@
+"""The run folder: what one training needs, says and leaves behind.
+
+run.json        the whole description; the same file gives the same model on the same machine
+events.jsonl    what happened, one JSON object a line (simcvd.events)
+log.txt         the same for people
+checkpoint.pt   everything needed to go on exactly
+control         "pause", "resume" or "stop", written by whoever watches
+lock            held by the running process
+model/          the finished model folder
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import time
+from pathlib import Path
+
+import torch
+
+from ..errors import SimCVDError
+from ..events import EventLog
+from ..files import atomic_path, read_json, write_json
+
+
+class TrainingError(SimCVDError):
+    """A training that can't start or go on, and what to do about it."""
+
+
+class RunFolder:
+    """The files of one training; raises TrainingError when run.json is missing or unreadable."""
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        self.checkpoint = self.path / "checkpoint.pt"
+        self.control = self.path / "control"
+        self.model = self.path / "model"
+        self._events = EventLog(self.path / "events.jsonl")
+        self._lock = None
+        try:
+            self.config = read_json(self.path / "run.json")
+        except OSError:
+            raise TrainingError(f"{self.path} is no run folder: it has no run.json; start with simcvd train.") from None
+        except ValueError as error:
+            raise TrainingError(f"{self.path / 'run.json'} is damaged ({error}); restore it or start anew.") from None
+
+    @classmethod
+    def create(cls, path: str | os.PathLike, config: dict) -> RunFolder:
+        """Make a new run folder; raises TrainingError when there is a run already."""
+        path = Path(path)
+        if (path / "run.json").exists():
+            raise TrainingError(f"{path} holds a run already; go on with --resume or choose another folder.")
+        write_json(path / "run.json", config)
+        return cls(path)
+
+    def save_config(self) -> None:
+        """Write run.json anew, after a plan has changed."""
+        write_json(self.path / "run.json", self.config)
+
+    def lock(self) -> None:
+        """Claim the folder for this process until it ends; raises TrainingError when another one has it."""
+        self._lock = open(self.path / "lock", "a+")  # noqa: SIM115 - held until the process ends
+        try:
+            _claim(self._lock)
+        except OSError:
+            raise TrainingError(
+                f"A training is running in {self.path} already; wait for it or stop it first."
+            ) from None
+        self._lock.seek(0)
+        self._lock.truncate()
+        self._lock.write(str(os.getpid()))
+        self._lock.flush()
+
+    def unlock(self) -> None:
+        """Give the folder back."""
+        if self._lock:
+            self._lock.close()
+            self._lock = None
+
+    def say(self, event: str, **fields) -> dict:
+        """Append an event to events.jsonl, and to log.txt unless it is a mere step; returns it."""
+        self._events.write(event, **fields)
+        if event != "step":
+            shown = ", ".join(f"{k} {v}" for k, v in fields.items() if not isinstance(v, list | dict))
+            with open(self.path / "log.txt", "a", encoding="utf-8") as f:
+                f.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {event}: {shown}\n")
+        return {"event": event, **fields}
+
+    def command(self) -> str | None:
+        """The word in the control file, if there is one."""
+        try:
+            return self.control.read_text(encoding="utf-8").strip() or None
+        except OSError:
+            return None
+
+    def clear_command(self) -> None:
+        """Forget a command once it is obeyed, so that a resumed run doesn't meet it again."""
+        self.control.unlink(missing_ok=True)
+
+    def save_checkpoint(self, state: dict) -> None:
+        """Replace the checkpoint in one step: a killed process leaves the old one or the new one."""
+        with atomic_path(self.checkpoint) as temporary:
+            torch.save(state, temporary)
+
+    def load_checkpoint(self, device: torch.device) -> dict | None:
+        """The checkpoint, or None when there is none yet; raises TrainingError when it can't be read."""
+        if not self.checkpoint.exists():
+            return None
+        try:
+            return torch.load(self.checkpoint, map_location=device, weights_only=True)
+        except (RuntimeError, ValueError, EOFError, OSError, KeyError, pickle.UnpicklingError) as error:
+            raise TrainingError(
+                f"{self.checkpoint} can't be read; remove it to start this run from the beginning."
+            ) from error
+
+
+def _claim(file) -> None:
+    """Lock an open file without waiting; the system frees it when the process ends, however it ends."""
+    if os.name == "nt":
+        import msvcrt
+
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

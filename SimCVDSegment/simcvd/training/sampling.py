@@ -1,0 +1,149 @@
+"""Crops for training: which case, where, how turned. Everything follows from (seed, iteration, place in the batch),
+
+so a resumed run draws what the unbroken one would have drawn, on any number of processes, with no state to keep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+AUGMENTATIONS = ("published", "strong", "none")
+
+
+@dataclass
+class TrainingCase:
+    """One prepared case in memory: image (K, J, I) float16, label (K, J, I) uint8 or None."""
+
+    id: str
+    image: np.ndarray
+    label: np.ndarray | None
+
+
+@dataclass
+class Crop:
+    """image (K, J, I) float32 and label (K, J, I) uint8 (zeros where there is none)."""
+
+    image: torch.Tensor
+    label: torch.Tensor
+
+
+class TwoStreamSampler:
+    """Labelled cases form the epoch, unlabelled ones are drawn in their own endless order (UA-MT).
+
+    Args:
+        labelled, unlabelled: the cases; the second may be empty.
+        patch: (K, J, I) of a crop.
+        seed: of the run.
+        augmentation: "published" (quarter turns in the axial plane, one flip), "strong" (small rotations, scaling and
+            intensity changes, no flips: what a scanner and a patient can do), or "none".
+    """
+
+    def __init__(
+        self,
+        labelled: Sequence[TrainingCase],
+        unlabelled: Sequence[TrainingCase],
+        patch: Sequence[int],
+        seed: int,
+        augmentation: str = "published",
+    ):
+        if augmentation not in AUGMENTATIONS:
+            raise ValueError(f"augmentation is one of {', '.join(AUGMENTATIONS)}, not {augmentation!r}.")
+        self.streams = (list(labelled), list(unlabelled))
+        self.patch = tuple(patch)
+        self.seed = seed
+        self._cut = {"published": turned_crop, "strong": warped_crop, "none": random_crop}[augmentation]
+
+    def draw(self, stream: int, iteration: int, count: int, first: int = 0, size: int | None = None) -> list[Crop]:
+        """`size` crops (from place `first` on) of the `count` that iteration `iteration` takes from a stream.
+
+        stream is 0 for labelled, 1 for unlabelled cases.
+        """
+        size = count if size is None else size
+        return [self._crop(stream, iteration, count, place) for place in range(first, first + size)]
+
+    def _crop(self, stream: int, iteration: int, count: int, place: int) -> Crop:
+        cases = self.streams[stream]
+        epoch, position = divmod(iteration * count + place, len(cases))
+        order = np.random.default_rng((self.seed, stream, epoch)).permutation(len(cases))
+        case = cases[order[position]]
+        rng = np.random.default_rng((self.seed, 2 + stream, iteration, place))
+        return self._cut(case, self.patch, rng)
+
+
+def random_crop(case: TrainingCase, patch: Sequence[int], rng: np.random.Generator) -> Crop:
+    """A crop at a uniformly random place; a volume that is smaller is padded with its lowest value, label 0."""
+    label = np.zeros(case.image.shape, np.uint8) if case.label is None else case.label
+    missing = [max(p - n, 0) for p, n in zip(patch, case.image.shape, strict=True)]
+    pads = [(m // 2, m - m // 2) for m in missing]
+    image = case.image
+    if any(missing):
+        image = np.pad(image, pads, constant_values=image.min())
+        label = np.pad(label, pads)
+    start = [int(rng.integers(0, n - p + 1)) for n, p in zip(image.shape, patch, strict=True)]
+    box = tuple(slice(s, s + p) for s, p in zip(start, patch, strict=True))
+    return Crop(torch.from_numpy(image[box].astype(np.float32)), torch.from_numpy(label[box].copy()))
+
+
+def turned_crop(case: TrainingCase, patch: Sequence[int], rng: np.random.Generator) -> Crop:
+    """A random crop, turned by quarters in the axial plane (halves where not square), then flipped along I or J.
+
+    This is UA-MT's augmentation, which SimCVD trains with.
+    """
+    crop = random_crop(case, patch, rng)
+    square = patch[1] == patch[2]
+    turns = int(rng.integers(0, 4)) if square else 2 * int(rng.integers(0, 2))
+    axis = int(rng.integers(1, 3))
+    return Crop(*(torch.rot90(x, turns, (1, 2)).flip(axis).contiguous() for x in (crop.image, crop.label)))
+
+
+def warped_crop(case: TrainingCase, patch: Sequence[int], rng: np.random.Generator) -> Crop:
+    """A crop seen through a small rotation (15 degrees at most about each axis), scaling (0.75 to 1.35) and contrast.
+
+    These are the changes that patients and scanners make; the crop is read straight from the whole volume, so that
+    turning leaves no empty corners. Labels are interpolated per class, never picked from the nearest voxel.
+    """
+    sides = np.asarray(case.image.shape, float)
+    free = np.maximum(sides - patch, 0)
+    centre = np.where(free > 0, rng.uniform(0, 1, 3) * free + np.asarray(patch) / 2, sides / 2)
+    matrix = _random_matrix(rng)
+    # grid_sample wants axes in the order I, J, K and lengths as shares of the sides
+    theta = np.zeros((3, 4), np.float32)
+    theta[:, :3] = matrix[::-1, ::-1] * np.asarray(patch, float)[None, ::-1] / sides[::-1, None]
+    theta[:, 3] = (2 * centre / sides - 1)[::-1]
+    grid = F.affine_grid(torch.from_numpy(theta)[None], [1, 1, *patch], align_corners=False)
+    image = _read(torch.from_numpy(case.image.astype(np.float32)), grid, "border")
+    label = torch.zeros(tuple(patch), dtype=torch.uint8)
+    if case.label is not None:
+        whole = torch.from_numpy(case.label)
+        for value in range(1, int(whole.max()) + 1):
+            label[_read((whole == value).float(), grid, "zeros") > 0.5] = value
+    return Crop(_random_intensity(image, rng), label)
+
+
+def _read(volume: torch.Tensor, grid: torch.Tensor, outside: str) -> torch.Tensor:
+    return F.grid_sample(volume[None, None], grid, padding_mode=outside, align_corners=False)[0, 0]
+
+
+def _random_matrix(rng: np.random.Generator) -> np.ndarray:
+    """Rotation times scaling, from places in the crop to places in the volume (K, J, I)."""
+    matrix = np.diag(np.exp(rng.uniform(-0.2, 0.2) + rng.uniform(-0.1, 0.1, 3)))
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        angle = np.deg2rad(rng.uniform(-15, 15))
+        turn = np.eye(3)
+        turn[a, a] = turn[b, b] = np.cos(angle)
+        turn[a, b], turn[b, a] = -np.sin(angle), np.sin(angle)
+        matrix = turn @ matrix
+    return matrix
+
+
+def _random_intensity(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    low, high, mean, std = image.min(), image.max(), image.mean(), image.std()
+    if high > low:
+        image = ((image - low) / (high - low)).pow(float(np.exp(rng.uniform(-0.4, 0.4))))
+        image = (image - image.mean()) / image.std() * std + mean
+    return image * float(rng.uniform(0.8, 1.25)) + float(rng.uniform(-0.2, 0.2))

@@ -1,0 +1,165 @@
+"""From a case list and a few wishes to a run folder that fully describes a training."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ..cases import Case, check_cases, count_classes, load_prepared, prepare_cases
+from ..models import STRIDE, load_card, new_card
+from .checks import check_values
+from .methods import METHODS, make_method_settings
+from .recipes import RECIPES, default_patch, recipe
+from .run_folder import RunFolder, TrainingError
+
+NORMALISATION = {"kind": "zscore"}
+CARD_NETWORK = ("kind", "n_classes", "in_channels", "n_filters")
+COLOURS = ([0.86, 0.37, 0.34], [0.35, 0.66, 0.40], [0.30, 0.51, 0.80], [0.93, 0.73, 0.29], [0.62, 0.44, 0.73])
+
+# What a run takes besides the recipe's settings; None is filled in from the cases or the recipe.
+COMMON = {
+    "seed": 1337,
+    "patch": None,
+    "minutes": None,
+    "planned": False,
+    "device": "auto",
+    "precision": "auto",
+    "threads": None,
+    "validate_percent": 10,
+    "checkpoint_seconds": 60,
+    "from_model": None,
+}
+
+
+def create_run(
+    path: str | os.PathLike,
+    cases: Sequence[Case],
+    method: str,
+    spacing: Sequence[float] | None = None,
+    recipe_name: str | None = None,
+    wishes: dict | None = None,
+    cache: str | os.PathLike | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> tuple[RunFolder, list[str]]:
+    """Check and prepare the cases, settle every setting and write run.json.
+
+    Args:
+        spacing: (x, y, z) mm of the model's grid; taken from `from_model` when there is one.
+        recipe_name: "published" or "short"; by default short where minutes are given, else published.
+        wishes: settings that stand above the recipe's, among them "settings" of the method, "optimiser",
+            "network" (n_filters, for a model from scratch) and "model" (what its card says).
+        cache: folder for prepared cases, so that runs share them; by default within the run folder.
+
+    Returns:
+        The run folder and warnings about the cases.
+
+    Raises:
+        SimCVDError: an impossible case list or setting.
+    """
+    wishes = dict(wishes or {})
+    if (Path(path) / "run.json").exists():
+        raise TrainingError(f"{path} holds a run already; go on with --resume or choose another folder.")
+    warnings = check_cases(cases)
+    n_classes = count_classes(cases)
+    config = {"format": 1, "method": method, **_settled(method, recipe_name, wishes)}
+    config |= _grid(config, spacing, n_classes, wishes)
+    # a wrong setting is told before minutes go into preparation, and hours into training
+    config["settings"] = make_method_settings(method, config["settings"])
+    check_values(config)
+    new_card(card_of(config), "The description of the model")
+    folder = Path(cache) if cache else Path(path) / "cases"
+    prepared = prepare_cases(cases, tuple(config["spacing"]), n_classes, folder, config["normalisation"], progress)
+    loaded = [load_prepared(p) for p in prepared]
+    for case, content in zip(cases, loaded, strict=True):
+        warnings += [f"{case.id}: {note}" for note in content["notes"]]
+    if config["patch"] is None:
+        config["patch"] = default_patch([content["image"].shape for content in loaded], config["spacing"])
+    _check_batch(config, any(case.role == "unlabelled" for case in cases))
+    config["cases"] = [
+        {"id": c.id, "role": c.role, "prepared": _relative(p, Path(path))} for c, p in zip(cases, prepared, strict=True)
+    ]
+    return RunFolder.create(path, config), warnings
+
+
+def card_of(config: dict) -> dict:
+    """What run.json says of the model that the training will give."""
+    return config["model"] | {
+        "grid": {"spacing": config["spacing"], "axes": "LPS"},
+        "normalisation": config["normalisation"],
+        "patch": config["patch"] or [STRIDE] * 3,
+        "network": {k: v for k, v in config["network"].items() if k in CARD_NETWORK},
+    }
+
+
+def _settled(method: str, recipe_name: str | None, wishes: dict) -> dict:
+    """Common settings, recipe and wishes, the later ones above; raises TrainingError for what nobody knows."""
+    if method not in METHODS:
+        raise TrainingError(f"There is no method {method!r}; choose one of {', '.join(METHODS)}.")
+    recipe_name = recipe_name or ("short" if wishes.get("minutes") else "published")
+    if recipe_name not in RECIPES:
+        raise TrainingError(f"There is no recipe {recipe_name!r}; choose one of {', '.join(RECIPES)}.")
+    config = {**COMMON, **recipe(recipe_name, method)}
+    unknown = sorted(set(wishes) - set(config) - {"model", "network"})
+    if unknown:
+        raise TrainingError(f"A training has no setting {unknown[0]!r}; it has {', '.join(sorted(config))}.")
+    for key, value in wishes.items():
+        if key in ("settings", "optimiser"):
+            config[key] = {**config[key], **value}
+        elif key not in ("model", "network"):
+            config[key] = value
+    return config
+
+
+def _grid(config: dict, spacing: Sequence[float] | None, n_classes: int, wishes: dict) -> dict:
+    """Grid, normalisation, network and the card's description: from the model to start from, or fresh."""
+    model = wishes.get("model", {})
+    if config["from_model"]:
+        card = load_card(config["from_model"])
+        if card["network"]["n_classes"] != n_classes:
+            raise TrainingError(
+                f"The model {card['name']} has {card['network']['n_classes'] - 1} classes and the labels have "
+                f"{n_classes - 1}; start from another model or from scratch."
+            )
+        if spacing and list(spacing) != card["grid"]["spacing"]:
+            raise TrainingError(f"The model {card['name']} works at {card['grid']['spacing']} mm; leave out --spacing.")
+        kept = ("title", "description", "modality", "segments", "licence", "data")
+        return {
+            "spacing": card["grid"]["spacing"],
+            "normalisation": card["normalisation"],
+            "network": card["network"],
+            "patch": config["patch"] or card["patch"],
+            "model": {"name": "own-model", "version": "1", **{k: card[k] for k in kept}, **model},
+        }
+    segments = [
+        {"value": v, "name": f"Class {v}", "color": COLOURS[(v - 1) % len(COLOURS)], "terminology": None}
+        for v in range(1, n_classes)
+    ]
+    return {
+        "spacing": [float(s) for s in spacing or (0.625, 0.625, 0.625)],
+        "normalisation": NORMALISATION,
+        "network": {"kind": "vnet", "n_classes": n_classes, "in_channels": 1, "n_filters": 16}
+        | wishes.get("network", {}),
+        "model": {"name": "own-model", "version": "1", "segments": segments, **model},
+    }
+
+
+def _check_batch(config: dict, has_unlabelled: bool) -> None:
+    """Raise TrainingError for a batch that the method or batch norm can't take."""
+    labelled, unlabelled = config["batch"]
+    if has_unlabelled and config["settings"].get("copy_paste") and labelled != unlabelled:
+        raise TrainingError(
+            "Copy-paste pairs crops: give as many labelled as unlabelled ones with --batch, such as 2,2."
+        )
+    crops = (
+        labelled if not has_unlabelled or config["method"] == "supervised" else min(labelled, unlabelled or labelled)
+    )
+    if crops * math.prod(n // STRIDE for n in config["patch"]) < 2:
+        raise TrainingError(
+            "One crop of 16 voxels a side is too little for batch norm; take a larger --patch or --batch."
+        )
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return os.path.relpath(path.resolve(), folder.resolve())

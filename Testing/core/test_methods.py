@@ -1,0 +1,222 @@
+import pytest
+import torch
+
+from simcvd.network import VNet
+from simcvd.training.copy_paste import mix_both_ways, pseudo_labels
+from simcvd.training.methods import METHODS, Batch, MethodError, make_method
+from simcvd.training.methods.base import distance_maps
+
+SMALL_HEAD = {"pool_size": 16, "head_hidden": 16, "head_width": 8}
+
+
+def batch(unlabelled=2, progress=0.5, n_classes=2, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    label = torch.zeros(2, 16, 32, 32, dtype=torch.uint8)
+    for value in range(1, n_classes):
+        label[:, 4:12, 8:24, 8 * value : 8 * value + 8] = value
+    return Batch(
+        labelled=torch.randn(2, 1, 16, 32, 32, generator=generator),
+        label=label,
+        unlabelled=torch.randn(unlabelled, 1, 16, 32, 32, generator=generator) if unlabelled else torch.empty(0),
+        progress=progress,
+        generator=generator,
+    )
+
+
+def method(name, n_classes=2, **settings):
+    torch.manual_seed(0)
+    head = SMALL_HEAD if name == "simcvd" else {}
+    return make_method(name, VNet(n_classes, n_filters=2), {**head, **settings}).train()
+
+
+def has_gradient(module):
+    return any(p.grad is not None and p.grad.abs().sum() > 0 for p in module.parameters())
+
+
+def test_simcvd_terms_and_their_weighted_sum():
+    m = method("simcvd")
+    terms = m(batch())
+    ramp = 0.2865
+    expected = (
+        terms["segmentation"]
+        + 0.1 * terms["sdm"]
+        + ramp * (0.5 * terms["contrast"] + 0.1 * terms["distillation"] + 0.1 * terms["consistency"])
+    )
+    assert terms["total"].item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_gradients_reach_the_student_and_never_the_teacher(name):
+    m = method(name)
+    m(batch())["total"].backward()
+    assert has_gradient(m.student.encoder) and has_gradient(m.student.segmentation_head)
+    assert has_gradient(m.student.distance_head)
+    for part in ("teacher", "teacher_head"):
+        if hasattr(m, part):
+            assert not has_gradient(getattr(m, part))
+
+
+def test_contrast_reaches_distance_head_encoder_and_student_head():
+    m = method("simcvd")
+    m(batch())["contrast"].backward()
+    assert has_gradient(m.student.distance_head) and has_gradient(m.student.encoder) and has_gradient(m.student_head)
+    assert not has_gradient(m.student.segmentation_head)
+
+
+def test_without_the_distance_map_contrast_goes_through_the_probability():
+    m = method("simcvd", use_sdm_in_contrast=False)
+    m(batch())["contrast"].backward()
+    assert has_gradient(m.student.segmentation_head) and not has_gradient(m.student.distance_head)
+
+
+def test_distillation_reaches_the_encoder_only():
+    m = method("simcvd")
+    m(batch())["distillation"].backward()
+    assert has_gradient(m.student.encoder) and not has_gradient(m.student.decoder)
+
+
+@pytest.mark.parametrize(
+    ("setting", "term"), [("lambda", "contrast"), ("beta", "distillation"), ("gamma", "consistency"), ("alpha", "sdm")]
+)
+def test_a_weight_of_zero_leaves_the_term_out(setting, term):
+    m = method("simcvd", **{setting: 0})
+    assert term not in m(batch())
+    assert setting != "lambda" or not hasattr(m, "student_head")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_only_labelled_cases_is_supervised_training(name):
+    m = method(name, alpha=0.1)
+    terms = m(batch(unlabelled=0))
+    assert terms["total"].item() == pytest.approx(terms["supervised"].item())
+    terms["total"].backward()
+    assert has_gradient(m.student)
+
+
+def test_unsupervised_terms_alone_train_the_student():
+    m = method("simcvd")
+    terms = m(batch())
+    (terms["total"] - terms["supervised"]).backward()
+    assert has_gradient(m.student)
+
+
+def test_ramp_on_consistency_only():
+    assert method("simcvd", ramp_on="con").weights(0.0) == pytest.approx(
+        {"contrast": 0.5, "distillation": 0.1, "consistency": 0.1 * 0.0067379}, rel=1e-3
+    )
+
+
+def test_ramp_length_is_a_share_of_the_training():
+    m = method("mean_teacher", ramp_length=0.5)
+    assert m.ramp(0.25) == pytest.approx(method("mean_teacher").ramp(0.5))
+    assert m.ramp(0.8) == 1
+
+
+def test_contrast_over_some_slices():
+    few = method("simcvd", contrast_slices=4)(batch())["contrast"]
+    many = method("simcvd")(batch())["contrast"]
+    assert few < many
+
+
+def test_pool_kinds_differ_and_both_work():
+    values = {kind: method("simcvd", pool=kind)(batch())["contrast"].item() for kind in ("avg", "max")}
+    assert values["avg"] != values["max"]
+
+
+def test_pd_sum_is_mean_times_voxels():
+    mean, total = (method("simcvd", pd_reduction=r)(batch())["distillation"] for r in ("mean", "sum"))
+    assert total.item() == pytest.approx(mean.item() * 1 * 2 * 2, rel=1e-4)
+
+
+def test_noise_is_clipped_and_differs_between_the_two_networks():
+    m, b = method("mean_teacher"), batch()
+    first, second = m.noise_for(b), m.noise_for(b)
+    assert not torch.equal(first, second)
+    assert first.abs().max() <= 0.2
+    assert first.std().item() == pytest.approx(0.1, abs=0.01)
+
+
+def test_teacher_follows_the_student_with_its_head():
+    m = method("simcvd", ema_decay=0.5)
+    optimiser = torch.optim.SGD([p for p in m.parameters() if p.requires_grad], lr=0.1)
+    m(batch())["total"].backward()
+    before = [p.clone() for p in (*m.teacher.parameters(), *m.teacher_head.parameters())]
+    optimiser.step()
+    m.after_step(100)
+    students = (*m.student.parameters(), *m.student_head.parameters())
+    teachers = (*m.teacher.parameters(), *m.teacher_head.parameters())
+    for old, student, teacher in zip(before, students, teachers, strict=True):
+        torch.testing.assert_close(teacher, 0.5 * old + 0.5 * student)
+
+
+def test_teacher_without_dropout_is_deterministic():
+    b = batch()
+    b.unlabelled.zero_()
+    quiet = method("mean_teacher", teacher_dropout=False, noise=0)
+    assert torch.equal(quiet.teach(b).logits, quiet.teach(b).logits)
+    noisy = method("mean_teacher", noise=0)
+    b = batch()
+    assert not torch.equal(noisy.teach(b).logits, noisy.teach(b).logits)
+
+
+def test_deployed_network():
+    m = method("simcvd")
+    assert m.deployed is m.student
+    m = method("simcvd", deploy="teacher")
+    assert m.deployed is m.teacher
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_two_foreground_classes(name):
+    m = method(name, n_classes=3)
+    terms = m(batch(n_classes=3))
+    assert torch.isfinite(terms["total"])
+    assert distance_maps(batch(n_classes=3).label, 2).shape == (2, 2, 16, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"lamda": 1}, "no setting 'lamda'"),
+        ({"pool": "mean"}, "one of avg, max"),
+        ({"beta": "much"}, "a number"),
+        ({"beta": True}, "a number"),
+        ({"tau": float("nan")}, "a number"),
+        ({"use_sdm_in_contrast": 1}, "true or false"),
+    ],
+)
+def test_wrong_settings_are_refused_with_a_sentence(settings, words):
+    with pytest.raises(MethodError, match=words):
+        make_method("simcvd", VNet(n_filters=2), settings)
+
+
+def test_unknown_method_is_refused_with_the_names_there_are():
+    with pytest.raises(MethodError, match="supervised, mean_teacher, simcvd"):
+        make_method("magic", VNet(n_filters=2), {})
+
+
+def test_copy_paste_shows_both_crops_and_weighs_them():
+    shape = (2, 12, 12, 12)
+    labelled, unlabelled = torch.ones(2, 1, *shape[1:]), torch.zeros(2, 1, *shape[1:])
+    label, pseudo = torch.full(shape, 1), torch.full(shape, 2)
+    weight = torch.full(shape, 0.5)
+    mix = mix_both_ways(labelled, label, unlabelled, pseudo, weight, torch.Generator().manual_seed(1))
+    true = mix.image[:, 0] == 1
+    assert (mix.label[true] == 1).all() and (mix.weight[true] == 1).all()
+    assert (mix.label[~true] == 2).all() and (mix.weight[~true] == 0.5).all()
+    # an unlabelled box of two thirds a side in the first crop, a labelled one in the second
+    assert (~true[0]).sum() == 8**3 and true[1].sum() == 8**3
+
+
+def test_pseudo_labels_count_from_a_confidence_on():
+    logits = torch.tensor([[[[[0.0, 4.0]]], [[[0.4, 0.0]]]]])
+    classes, counts = pseudo_labels(logits, 0.9)
+    assert classes.flatten().tolist() == [1, 0]
+    assert counts.flatten().tolist() == [0, 1]
+
+
+def test_copy_paste_trains_without_a_ramp_problem():
+    m = method("simcvd", copy_paste=0.5)
+    terms = m(batch(progress=0.0))
+    terms["total"].backward()
+    assert torch.isfinite(terms["total"]) and has_gradient(m.student)

@@ -1,0 +1,97 @@
+import numpy as np
+import pytest
+import torch
+
+from simcvd.training.sampling import (
+    AUGMENTATIONS,
+    TrainingCase,
+    TwoStreamSampler,
+    random_crop,
+    turned_crop,
+    warped_crop,
+)
+
+
+def case(shape=(20, 40, 44), name="a", seed=0):
+    image = np.random.default_rng(seed).normal(size=shape).astype(np.float16)
+    return TrainingCase(name, image, (image > 0).astype(np.uint8))
+
+
+def marked_cases(n):
+    return [
+        TrainingCase(str(i), np.full((16, 16, 16), i, np.float16), np.zeros((16, 16, 16), np.uint8)) for i in range(n)
+    ]
+
+
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS)
+def test_draws_follow_from_seed_iteration_and_place(augmentation):
+    def sampler(seed):
+        return TwoStreamSampler([case()], [case(seed=1)], (16, 16, 16), seed, augmentation)
+
+    first, again, other = (sampler(s).draw(1, 7, 2) for s in (3, 3, 4))
+    assert all(torch.equal(a.image, b.image) for a, b in zip(first, again, strict=True))
+    assert not torch.equal(first[0].image, other[0].image)
+    # a second process draws the second place as one process would
+    share = sampler(3).draw(1, 7, 2, first=1, size=1)
+    assert torch.equal(share[0].image, first[1].image)
+
+
+def test_every_labelled_case_comes_once_an_epoch():
+    sampler = TwoStreamSampler(marked_cases(6), [], (16, 16, 16), 0, "none")
+    for epoch in range(3):
+        seen = [c.image[0, 0, 0].item() for i in range(3) for c in sampler.draw(0, 3 * epoch + i, 2)]
+        assert sorted(seen) == [0, 1, 2, 3, 4, 5]
+
+
+def test_small_volume_is_padded_with_its_lowest_value_and_background():
+    small = case((5, 4, 3))
+    crop = random_crop(small, (16, 16, 16), np.random.default_rng(0))
+    assert crop.image.shape == (16, 16, 16)
+    assert crop.image.min().item() == small.image.min()
+    assert crop.label.sum() == small.label.sum()
+
+
+@pytest.mark.parametrize("patch", [(16, 16, 16), (16, 16, 32)])
+def test_turned_crop_keeps_image_and_label_together(patch):
+    for seed in range(10):
+        crop = turned_crop(case(), patch, np.random.default_rng(seed))
+        assert crop.image.shape == patch
+        assert torch.equal(crop.label == 1, crop.image > 0)
+
+
+def test_turned_crop_leaves_the_slices_in_order():
+    image = np.broadcast_to(np.arange(16, dtype=np.float16)[:, None, None], (16, 16, 16))
+    crop = turned_crop(TrainingCase("a", image, None), (16, 16, 16), np.random.default_rng(0))
+    assert torch.equal(crop.image[:, 3, 5], torch.arange(16.0))
+    assert not crop.label.any()
+
+
+def test_warped_crop_moves_image_and_label_alike():
+    grid = np.indices((32, 48, 48)) - np.reshape([16, 24, 24], (3, 1, 1, 1))
+    ball = (grid**2).sum(0) <= 8**2
+    cases = TrainingCase("a", ball.astype(np.float16), ball.astype(np.uint8))
+    volumes = []
+    for seed in range(8):
+        crop = warped_crop(cases, (32, 48, 48), np.random.default_rng(seed))
+        middle = (crop.image.min() + crop.image.max()) / 2
+        apart = ((crop.image > middle) != (crop.label > 0)).sum().item()
+        assert apart < 0.15 * crop.label.sum().item()
+        volumes.append(crop.label.sum().item())
+    assert max(volumes) > 1.2 * min(volumes)
+
+
+def test_warped_crop_of_a_volume_smaller_than_the_patch():
+    crop = warped_crop(case((6, 7, 5)), (16, 16, 16), np.random.default_rng(0))
+    assert crop.image.shape == (16, 16, 16) and torch.isfinite(crop.image).all()
+
+
+def test_warped_crop_of_a_constant_volume_stays_finite():
+    crop = warped_crop(
+        TrainingCase("a", np.ones((16, 16, 16), np.float16), None), (16, 16, 16), np.random.default_rng(0)
+    )
+    assert torch.isfinite(crop.image).all()
+
+
+def test_unknown_augmentation_is_refused():
+    with pytest.raises(ValueError, match="published, strong, none"):
+        TwoStreamSampler([case()], [], (16, 16, 16), 0, "wild")

@@ -1,0 +1,326 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from training_runs import ball_cases, small_run
+
+from simcvd import models
+from simcvd.errors import SimCVDError
+from simcvd.events import read_events
+from simcvd.images import read_volume
+from simcvd.network import VNet
+from simcvd.segmentation import Segmenter
+from simcvd.training.loop import Stopped, Trainer
+from simcvd.training.methods import METHODS
+from simcvd.training.optimiser import learning_rate
+from simcvd.training.recipes import PUBLISHED, default_patch, recipe
+from simcvd.training.run_folder import RunFolder, TrainingError
+
+SCRIPT = Path(__file__).with_name("training_runs.py")
+ALONE = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def train(folder, on_event=None):
+    Trainer(RunFolder(folder), on_event).run()
+
+
+def names(folder):
+    return [e["event"] for e in read_events(folder / "events.jsonl")[0]]
+
+
+def last_step(folder):
+    return [e for e in read_events(folder / "events.jsonl")[0] if e["event"] == "step"][-1]
+
+
+def weights(folder):
+    return torch.load(folder / "checkpoint.pt", weights_only=True)["method"]
+
+
+def assert_same_weights(a, b):
+    assert a.keys() == b.keys()
+    for key in a:
+        assert torch.equal(a[key], b[key]), key
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """An unbroken run of twelve steps."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    small_run(folder, iterations=12)
+    train(folder)
+    return folder
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_ends_with_a_model_that_segments(tmp_path, method):
+    folder = tmp_path / "run"
+    small_run(folder, method)
+    train(folder)
+    events, _ = read_events(folder / "events.jsonl")
+    assert events[0]["event"] == "start" and events[-1]["event"] == "done"
+    assert {"step", "validation", "checkpoint"} <= set(names(folder))
+    last = last_step(folder)
+    assert last["iteration"] == last["of"] == 6 and np.isfinite(last["loss"]["total"])
+    card = models.load_card(folder / "model")
+    assert card["training"]["method"] == method and card["grid"]["spacing"] == [2.0, 2.0, 2.0]
+    volume = read_volume(tmp_path / "cases" / "0-image.nrrd")
+    assert Segmenter(folder / "model", "cpu").segment(volume).labels.shape == volume.array.shape
+
+
+def test_training_learns(tmp_path):
+    folder = tmp_path / "run"
+    small_run(folder, "supervised", iterations=150, network={"n_filters": 4}, patch=[16, 32, 32])
+    train(folder)
+    done = read_events(folder / "events.jsonl")[0][-1]
+    assert done["dice"] > 80
+
+
+def test_same_seed_same_model_other_seed_another(tmp_path, finished):
+    for name, seed in (("again", 1337), ("other", 1)):
+        small_run(tmp_path / name, iterations=12, seed=seed)
+        train(tmp_path / name)
+    assert_same_weights(weights(finished), weights(tmp_path / "again"))
+    other = weights(tmp_path / "other")
+    assert any(not torch.equal(v, other[k]) for k, v in weights(finished).items())
+
+
+def test_stop_and_resume_give_the_unbroken_weights(tmp_path, finished):
+    folder = tmp_path / "run"
+    run = small_run(folder, iterations=12)
+
+    def stop_at_five(event):
+        if event["event"] == "step" or event.get("iteration", 0) >= 5:
+            run.control.write_text("stop")
+
+    with pytest.raises(Stopped):
+        train(folder, stop_at_five)
+    assert names(folder)[-1] == "stopped" and not run.control.exists() and not run.model.exists()
+    train(folder)
+    assert names(folder)[-1] == "done"
+    assert_same_weights(weights(finished), weights(folder))
+
+
+@pytest.mark.parametrize("when", [0.0, 0.15, 0.4])
+def test_kill_9_and_resume_give_the_unbroken_weights(tmp_path, finished, when):
+    folder = tmp_path / "run"
+    small_run(folder, iterations=12, checkpoint_seconds=0)
+    process = subprocess.Popen([sys.executable, SCRIPT, folder], env=ALONE)
+    wait_for(lambda: "checkpoint" in names(folder), process)
+    time.sleep(when)
+    process.kill()
+    process.wait()
+    assert not (folder / "model").exists() or names(folder)[-1] == "done"
+    done = subprocess.run([sys.executable, SCRIPT, folder], env=ALONE)
+    assert done.returncode == 0 and names(folder)[-1] == "done"
+    assert_same_weights(weights(finished), weights(folder))
+
+
+def wait_for(condition, process, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_interrupt_leaves_a_checkpoint(tmp_path):
+    folder = tmp_path / "run"
+    small_run(folder, iterations=100_000)
+    process = subprocess.Popen([sys.executable, SCRIPT, folder], env=ALONE, stderr=subprocess.DEVNULL)
+    wait_for(lambda: "step" in names(folder), process)
+    process.send_signal(signal.SIGINT)
+    process.wait(60)
+    assert names(folder)[-1] == "stopped" and (folder / "checkpoint.pt").exists()
+
+
+def test_pause_and_resume(tmp_path):
+    folder = tmp_path / "run"
+    run = small_run(folder, iterations=100_000)
+    process = subprocess.Popen([sys.executable, SCRIPT, folder], env=ALONE, stderr=subprocess.DEVNULL)
+    wait_for(lambda: "step" in names(folder), process)
+    run.control.write_text("pause")
+    wait_for(lambda: names(folder)[-1] == "paused", process)
+    count = len(names(folder))
+    time.sleep(0.5)
+    assert len(names(folder)) == count
+    run.control.write_text("resume")
+    wait_for(lambda: "resumed" in names(folder), process)
+    run.control.write_text("stop")
+    process.wait(60)
+    assert names(folder)[-1] == "stopped"
+
+
+def test_a_second_start_on_the_same_folder_is_refused(tmp_path):
+    folder = tmp_path / "run"
+    run = small_run(folder, iterations=100_000)
+    process = subprocess.Popen([sys.executable, SCRIPT, folder], env=ALONE, stderr=subprocess.DEVNULL)
+    wait_for(lambda: "step" in names(folder), process)
+    with pytest.raises(TrainingError, match=r"running in .* already"):
+        train(folder)
+    run.control.write_text("stop")
+    process.wait(60)
+
+
+def test_a_finished_run_stays_finished(finished):
+    before = weights(finished)
+    train(finished)
+    assert names(finished)[-1] == "done"
+    assert_same_weights(before, weights(finished))
+
+
+def test_two_processes_match_one_with_the_same_global_batch(tmp_path):
+    # without dropout, whose masks belong to a process
+    settings = {"head_dropout": 0}
+    wishes = {"iterations": 3, "precision": "float32", "network": {"n_filters": 2, "dropout": 0.0}}
+    cases = ball_cases(tmp_path / "cases")
+    for name in ("one", "two"):
+        small_run(tmp_path / name, cases=cases, settings=settings, **wishes)
+    train(tmp_path / "one")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29531", SCRIPT]
+    subprocess.run([*command, tmp_path / "two"], env=ALONE, check=True, stderr=subprocess.DEVNULL)
+    assert names(tmp_path / "two")[-1] == "done" and names(tmp_path / "two").count("start") == 1
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    torch.manual_seed(1337)
+    start = VNet(n_filters=2).state_dict()
+    learned = [k for k in start if k.endswith(("weight", "bias"))]
+    moved = sum((one[f"student.{k}"] - start[k]).square().sum() for k in learned).sqrt()
+    apart = sum((one[f"student.{k}"] - two[f"student.{k}"]).square().sum() for k in learned).sqrt()
+    assert moved > 0.01 and apart < 0.01 * moved
+    losses = [last_step(tmp_path / name)["loss"] for name in ("one", "two")]
+    assert losses[1] == pytest.approx(losses[0], rel=0.01)
+
+
+def test_a_loss_that_is_no_number_ends_the_run_with_a_sentence(tmp_path):
+    folder = tmp_path / "run"
+    small_run(folder, "supervised", iterations=200, optimiser={"lr": 1e20})
+    with pytest.raises(TrainingError, match=r"no longer .*lower learning rate"):
+        train(folder)
+    assert names(folder)[-1] == "error" and not (folder / "model").exists()
+    if (folder / "checkpoint.pt").exists():
+        assert all(v.isfinite().all() for v in weights(folder).values() if v.is_floating_point())
+
+
+def test_out_of_memory_ends_the_run_with_a_sentence(tmp_path):
+    folder = tmp_path / "run"
+    small_run(folder, patch=[16, 2**17, 2**17])
+    with pytest.raises(TrainingError, match="out of memory"):
+        train(folder)
+    assert names(folder)[-1] == "error"
+
+
+def test_damaged_checkpoint_and_foreign_checkpoint(tmp_path):
+    folder = tmp_path / "run"
+    run = small_run(folder)
+    run.checkpoint.write_bytes(b"no checkpoint")
+    with pytest.raises(TrainingError, match="can't be read"):
+        train(folder)
+    run.save_checkpoint({"iteration": 3, "method": {}, "optimiser": {}})
+    with pytest.raises(TrainingError, match="other settings"):
+        train(folder)
+
+
+def test_folder_without_a_run_and_with_a_damaged_one(tmp_path):
+    with pytest.raises(TrainingError, match=r"no run\.json"):
+        RunFolder(tmp_path)
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(TrainingError, match="damaged"):
+        RunFolder(tmp_path)
+
+
+def test_an_existing_run_is_not_overwritten(tmp_path):
+    small_run(tmp_path / "run")
+    with pytest.raises(TrainingError, match="holds a run already"):
+        small_run(tmp_path / "run")
+
+
+def test_minutes_plan_the_schedule(tmp_path):
+    folder = tmp_path / "run"
+    small_run(folder, iterations=10**6, minutes=0.05)
+    train(folder)
+    config = json.loads((folder / "run.json").read_text())
+    assert config["planned"] and 10 <= config["iterations"] < 10**4
+    done = read_events(folder / "events.jsonl")[0][-1]
+    assert done["event"] == "done" and done["iteration"] == config["iterations"]
+
+
+def test_two_classes(tmp_path):
+    folder = tmp_path / "run"
+    small_run(folder, cases=ball_cases(tmp_path / "cases", n_labels=2))
+    train(folder)
+    rows = next(e for e in read_events(folder / "events.jsonl")[0] if e["event"] == "validation")["rows"]
+    assert [r["label"] for r in rows] == [1, 2]
+    assert models.load_card(folder / "model")["network"]["n_classes"] == 3
+
+
+def test_without_unlabelled_or_validation_cases(tmp_path):
+    folder = tmp_path / "run"
+    small_run(folder, cases=ball_cases(tmp_path / "cases", unlabelled=0, validation=0))
+    train(folder)
+    assert names(folder)[-1] == "done" and "validation" not in names(folder)
+
+
+def test_starting_from_a_model(tmp_path, finished):
+    folder = tmp_path / "run"
+    small_run(folder, cases=None, from_model=str(finished / "model"), patch=None, network={}, optimiser={"lr": 0.0})
+    train(folder)
+    before, after = (models.load_weights(f / "model", models.load_card(f / "model")) for f in (finished, folder))
+    kernel = "encoder.0.0.0.weight"
+    np.testing.assert_array_equal(before[kernel], after[kernel])
+
+
+def test_another_number_of_classes_than_the_model_is_refused(tmp_path, finished):
+    with pytest.raises(TrainingError, match="1 classes and the labels have 2"):
+        small_run(
+            tmp_path / "run", cases=ball_cases(tmp_path / "cases", n_labels=2), from_model=str(finished / "model")
+        )
+
+
+def test_unknown_settings_are_refused_before_anything_is_made(tmp_path):
+    for wishes, words in (({"itterations": 3}, "no setting 'itterations'"), ({"settings": {"x": 1}}, "no setting 'x'")):
+        with pytest.raises(Exception, match=words):
+            small_run(tmp_path / "run", **wishes)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("wishes", "words"),
+    [
+        ({"iterations": "many"}, "iterations must be a whole number"),
+        ({"batch": [2]}, "batch must be two whole numbers"),
+        ({"patch": [16, 16, 20]}, "patch must be three multiples of 16"),
+        ({"optimiser": {"lr": -1}}, "lr must be a number"),
+        ({"optimiser": {"rate": 1}}, "no setting 'rate'"),
+        ({"optimiser": {"step_every": 0}}, "needs step_every"),
+        ({"batch": [3, 2], "settings": {"copy_paste": 0.5}}, "as many labelled as unlabelled"),
+        ({"batch": [1, 1]}, "too little for batch norm"),
+        ({"model": {"name": "no good name"}}, "description of the model has no usable name"),
+        ({"augmentation": "wild"}, "one of published, strong, none"),
+    ],
+)
+def test_impossible_settings_are_refused_with_a_sentence(tmp_path, wishes, words):
+    with pytest.raises(SimCVDError, match=words):
+        small_run(tmp_path / "run", **wishes)
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_learning_rates():
+    step = PUBLISHED["optimiser"]
+    assert [learning_rate(step, i, 6000) for i in (0, 2999, 3000, 5999)] == pytest.approx([0.01, 0.01, 0.001, 0.001])
+    poly = {**step, "schedule": "poly", "warm_up": 9}
+    assert learning_rate(poly, 0, 100) == pytest.approx(0.001)
+    assert learning_rate(poly, 50, 100) == pytest.approx(0.01 * 0.5**0.9)
+
+
+def test_default_patches_and_recipes():
+    assert default_patch([(88, 140, 183)], (0.625,) * 3) == [80, 112, 112]
+    assert default_patch([(44, 70, 92)], (1.25,) * 3) == [48, 64, 64]
+    assert default_patch([(36, 50, 35)], (1.0,) * 3) == [48, 64, 48]
+    assert recipe("published", "simcvd")["settings"] == {}
+    assert recipe("short", "simcvd")["settings"]["copy_paste"] > 0
+    assert recipe("short", "supervised")["settings"] == {}
