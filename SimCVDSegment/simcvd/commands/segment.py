@@ -1,0 +1,205 @@
+"""simcvd segment: scans in, segmentations and distance maps out."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import SimCVDError
+from ..images import SUFFIXES, ImageError, find_images, image_name, read_volume, write_segmentation, write_volume
+from ..models import find_model, load_card
+from .console import Console, Interrupted
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+OWN_OUTPUT = (".sdm", ".probability", ".uncertainty")
+
+DESCRIPTION = """Segments scans. For each one it writes, on exactly the scan's own grid:
+  <name>.seg.nrrd          the segmentation, which 3D Slicer opens with name, colour and terminology
+  <name>.sdm.nrrd          signed distance to the boundary in mm (float32, negative inside)
+  <name>.probability.nrrd  with --probability
+  <name>.uncertainty.nrrd  with --uncertainty (0 to 1)
+A model with several segments writes one distance map and one probability map per segment, as <name>.<segment>.sdm.nrrd.
+A scan called image.* takes the name of its folder."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument(
+        "input",
+        nargs="+",
+        type=Path,
+        help="image files (NRRD, NIfTI, MHA), folders of them, DICOM folders, or folders laid out as <case>/image.*",
+    )
+    parser.add_argument("--model", required=True, help="name of a model (see simcvd models list) or its folder")
+    parser.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="where the results go")
+    parser.add_argument("--probability", action="store_true", help="write the probability of each segment too")
+    parser.add_argument(
+        "--uncertainty", action="store_true", help="write the uncertainty too (takes about twice as long)"
+    )
+    parser.add_argument("--offset", type=float, default=0.0, metavar="MM", help="move the boundary out (negative: in)")
+    parser.add_argument("--largest", action="store_true", help="keep only the largest connected part of each segment")
+    parser.add_argument(
+        "--roi",
+        type=float,
+        nargs=6,
+        metavar=("X0", "X1", "Y0", "Y1", "Z0", "Z1"),
+        help="segment within this box only: bounds in mm in LPS (x to the left, y to the back, z up), "
+        "as image files have them; Slicer shows R and A, which are -x and -y",
+    )
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute")
+    parser.add_argument("--windows", action="store_true", help="published sliding windows in place of one pass: slow")
+    parser.add_argument("--overwrite", action="store_true", help="replace results that are there")
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Segment everything; 1 when some of the scans failed."""
+    console = Console(args.json)
+    scans = find_scans(args.input)
+    model = find_model(args.model)
+    card = load_card(model)
+    outputs = {name: _outputs(args.output, name, card, args) for name, _ in scans}
+    if not args.overwrite:
+        refuse_existing(file for files in outputs.values() for file in files.values())
+
+    from ..segmentation import Segmenter, Settings
+
+    segmenter = Segmenter(model, args.device)
+    roi = tuple(args.roi) if args.roi else None
+    settings = Settings(
+        windows=args.windows, uncertainty=args.uncertainty, offset=args.offset, largest=args.largest, roi=roi
+    )
+    done, failed = segment_scans(segmenter, scans, outputs, settings, console)
+    console.result({"model": card["name"], "scans": done, "failed": failed})
+    console.say(f"{len(done)} of {len(scans)} scans segmented; the results are in {args.output}.")
+    for failure in failed:
+        console.warn(f"{failure['name']} failed: {failure['reason']}")
+    return 1 if failed else 0
+
+
+def segment_scans(
+    segmenter, scans: Sequence[tuple[str, Path]], outputs: dict[str, dict[str, Path]], settings, console: Console
+) -> tuple[list[dict], list[dict]]:
+    """Segment scans (name, path) into their output files; what was done, and what failed with the reason.
+
+    Raises Interrupted at Ctrl+C, naming the scans that are left.
+    """
+    done, failed = [], []
+    for i, (name, path) in enumerate(scans):
+
+        def tell(fraction: float, i=i, name=name) -> None:
+            console.progress((i + fraction) / len(scans), name)
+
+        try:
+            volume = read_volume(path)
+            result = segmenter.segment(volume, settings, tell)
+            write_result(result, outputs[name], segmenter.card)
+        except (SimCVDError, OSError, MemoryError) as error:
+            failed.append({"name": name, "input": str(path), "reason": str(error) or type(error).__name__})
+            continue
+        except KeyboardInterrupt:
+            left = " ".join(str(p) for _, p in scans[i:])
+            raise Interrupted(f"{i} of {len(scans)} scans are done; segment the others to go on: {left}") from None
+        report = _report(name, path, result, outputs[name], segmenter.card)
+        done.append(report)
+        console.say(_line(report))
+    console.finish()
+    return done, failed
+
+
+def find_scans(paths: Sequence[Path]) -> list[tuple[str, Path]]:
+    """Names and paths of all scans among the inputs.
+
+    In folders our own results are passed over; <case>/image.* counts as the scan <case>. Raises ImageError.
+    """
+    found = find_images([scan for path in paths for scan in _scans_at(path)])
+    named = [p.resolve().parent.name if image_name(p) == "image" else name for name, p in found]
+    doubles = {name for name, n in Counter(named).items() if n > 1}
+    return [(n if n not in doubles else name, p) for n, (name, p) in zip(named, found, strict=True)]
+
+
+def outputs_for(folder: Path, name: str, card: dict, probability: bool = False, uncertainty: bool = False) -> dict:
+    """The files of one scan by kind; maps of several segments are called after them."""
+    segments = card["segments"]
+    slugs = [re.sub(r"[^\w]+", "-", s["name"]).strip("-").lower() or str(s["value"]) for s in segments]
+    slugs = [
+        s if slugs.count(s) == 1 else f"{s}-{segment['value']}" for s, segment in zip(slugs, segments, strict=True)
+    ]
+    parts = [""] if len(segments) == 1 else [f".{s}" for s in slugs]
+    files = {"segmentation": folder / f"{name}.seg.nrrd"}
+    for kind in ["sdm"] + ["probability"] * probability:
+        files |= {f"{kind}{part}": folder / f"{name}{part}.{kind}.nrrd" for part in parts}
+    if uncertainty:
+        files["uncertainty"] = folder / f"{name}.uncertainty.nrrd"
+    return files
+
+
+def write_result(result, files: dict[str, Path], card: dict) -> None:
+    """Write what `files` (see outputs_for) asks for; when one of them fails, none is left."""
+    classes = len(card["segments"])
+    maps = {"sdm": iter(result.sdm.reshape(classes, *result.labels.shape)), "probability": iter(result.probability)}
+    written = []
+    try:
+        for kind, path in files.items():
+            if kind == "segmentation":
+                write_segmentation(path, result.labels, result.geometry, card["segments"])
+            elif kind == "uncertainty":
+                write_volume(path, result.uncertainty, result.geometry)
+            else:
+                write_volume(path, next(maps[kind.partition(".")[0]]), result.geometry)
+            written.append(path)
+    except BaseException:  # Ctrl+C too: half a result would stand in the way of the next attempt
+        for path in written:
+            path.unlink(missing_ok=True)
+        raise
+
+
+def refuse_existing(files) -> None:
+    """Raise SimCVDError when one of the files is there already."""
+    there = [file for file in files if file.exists()]
+    if there:
+        others = f" and {len(there) - 1} more results" if len(there) > 1 else ""
+        raise SimCVDError(f"{there[0]}{others} would be replaced; choose another --output or add --overwrite.")
+
+
+def _outputs(folder: Path, name: str, card: dict, args: argparse.Namespace) -> dict[str, Path]:
+    return outputs_for(folder, name, card, args.probability, args.uncertainty)
+
+
+def _scans_at(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    entries = sorted(p for p in path.iterdir() if not p.name.startswith("."))
+    files = [p for p in entries if p.is_file() and p.name.lower().endswith(SUFFIXES)]
+    if files:
+        # a case's own folder: its label is no scan
+        scans = [p for p in files if image_name(p) == "image"] or [p for p in files if not _is_result(p)]
+        if not scans:
+            raise ImageError(f"{path} holds only results of simcvd and no scan; give the folder of the scans.")
+        return scans
+    inside = [f for p in entries if p.is_dir() for f in sorted(p.glob("image.*")) if image_name(f) == "image"]
+    return inside or [path]
+
+
+def _is_result(path: Path) -> bool:
+    return path.name.lower().endswith(".seg.nrrd") or image_name(path).lower().endswith(OWN_OUTPUT)
+
+
+def _report(name: str, path: Path, result, files: dict[str, Path], card: dict) -> dict:
+    ml = result.geometry.voxel_volume / 1000
+    return {
+        "name": name,
+        "input": str(path),
+        "files": {kind: str(file) for kind, file in files.items()},
+        "volume_ml": {s["name"]: round(float((result.labels == s["value"]).sum() * ml), 3) for s in card["segments"]},
+        "seconds": {part: round(seconds, 3) for part, seconds in result.seconds.items()},
+        "notes": result.notes,
+    }
+
+
+def _line(report: dict) -> str:
+    volumes = ", ".join(f"{name} {ml:.1f} ml" for name, ml in report["volume_ml"].items())
+    return " ".join([f"{report['name']}: {volumes} in {report['seconds']['total']:.1f} s.", *report["notes"]])
