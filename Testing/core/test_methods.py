@@ -220,3 +220,16 @@ def test_copy_paste_trains_without_a_ramp_problem():
     terms = m(batch(progress=0.0))
     terms["total"].backward()
     assert torch.isfinite(terms["total"]) and has_gradient(m.student)
+
+
+@pytest.mark.parametrize("name", ["mean_teacher", "simcvd"])
+def test_pretraining_learns_from_labelled_crops_and_hands_the_student_over(name):
+    m = method(name, pretrain=0.5)
+    terms = m(batch(progress=0.4))
+    assert "consistency" not in terms and terms["total"].item() == pytest.approx(terms["supervised"].item())
+    torch.optim.SGD(list(m.student.parameters()), lr=0.1).step()
+    m.after_step(1)
+    theirs = m.student.state_dict()
+    assert all(torch.equal(v, theirs[k]) for k, v in m.teacher.state_dict().items())
+    assert "consistency" in m(batch(progress=0.5))
+    assert m.ramp(0.5) == pytest.approx(method(name).ramp(0)) and m.ramp(0.75) == pytest.approx(method(name).ramp(0.5))

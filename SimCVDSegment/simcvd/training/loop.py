@@ -102,8 +102,10 @@ class Trainer:
             self._plan()
         self.loss_of = self.method
         if distributed.world_size() > 1:
-            # buffers are already alike: batch norm shares its statistics
-            self.loss_of = nn.parallel.DistributedDataParallel(self.method, broadcast_buffers=False)
+            # buffers are already alike: batch norm shares its statistics; a phase or a weight of 0 leaves parts unused
+            self.loss_of = nn.parallel.DistributedDataParallel(
+                self.method, broadcast_buffers=False, find_unused_parameters=True
+            )
         self._say(
             "start",
             iteration=self.iteration,

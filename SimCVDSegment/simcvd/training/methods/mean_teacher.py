@@ -20,7 +20,8 @@ class MeanTeacher(Supervised):
     """L = L_sup + weight * Psi * MSE(softmax student(x + noise), softmax teacher(x + noise')).
 
     Settings: alpha (of the distance head, 0.1), gamma (consistency weight), ema_decay, noise (standard deviation),
-    noise_clip, ramp_length (share of the training over which Psi rises), teacher_dropout, deploy (student as published,
+    noise_clip, pretrain (share of the training that learns from labelled crops alone, until there is something
+    to teach), ramp_length (share of the rest over which Psi rises), teacher_dropout, deploy (student as published,
     or its average).
     """
 
@@ -32,6 +33,7 @@ class MeanTeacher(Supervised):
         "ema_decay": 0.99,
         "noise": 0.1,
         "noise_clip": 0.2,
+        "pretrain": 0.0,
         "ramp_length": 1.0,
         "teacher_dropout": True,
         "deploy": "student",
@@ -41,11 +43,15 @@ class MeanTeacher(Supervised):
     def __init__(self, network: nn.Module, settings: dict):
         super().__init__(network, settings)
         self.teacher = make_teacher(network)
+        self._learned_alone = False
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Terms segmentation, sdm, supervised, consistency, total."""
-        if not len(batch.unlabelled):
-            return super().forward(batch)
+        self._learned_alone = not len(batch.unlabelled) or batch.progress < self.settings["pretrain"]
+        return super().forward(batch) if self._learned_alone else self.semi_supervised_terms(batch)
+
+    def semi_supervised_terms(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """The terms once there is something to teach."""
         labelled, student, teacher = self.three_passes(batch, batch.labelled)
         terms = self.supervised_terms(labelled, batch.label)
         terms["consistency"] = self.consistency(student, teacher)
@@ -53,13 +59,16 @@ class MeanTeacher(Supervised):
         return {**terms, "total": terms["supervised"] + weight * terms["consistency"]}
 
     def after_step(self, updates: int) -> None:
-        """Move the teacher towards the student."""
-        update_teacher(self.teacher, self.student, decay_at(updates, self.settings["ema_decay"]))
+        """Move the teacher towards the student; before there is anything to teach, keep it the same."""
+        if self._learned_alone:
+            self.teacher.load_state_dict(self.student.state_dict())
+        else:
+            update_teacher(self.teacher, self.student, decay_at(updates, self.settings["ema_decay"]))
 
     def ramp(self, progress: float) -> float:
-        """Psi of the progress within the ramp's length."""
-        length = self.settings["ramp_length"]
-        return ramp_up(progress / length) if length else 1.0
+        """Psi of the progress since pretraining within the ramp's length."""
+        start, length = self.settings["pretrain"], self.settings["ramp_length"]
+        return ramp_up((progress - start) / ((1 - start) * length)) if length and start < 1 else 1.0
 
     def three_passes(self, batch: Batch, labelled: torch.Tensor) -> tuple[Output, Output, Output]:
         """Student on labelled and noisy unlabelled crops in one pass, for one batch norm; then the teacher."""

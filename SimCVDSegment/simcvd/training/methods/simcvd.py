@@ -69,10 +69,8 @@ class SimCVD(MeanTeacher):
             )
             self.teacher_head = make_teacher(self.student_head)
 
-    def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
+    def semi_supervised_terms(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Terms segmentation, sdm, supervised, contrast, distillation, consistency, total."""
-        if not len(batch.unlabelled):
-            return super().forward(batch)
         if self.settings["copy_paste"]:
             terms, student, teacher = self.mixed_terms(batch)
         else:
