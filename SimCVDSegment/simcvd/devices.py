@@ -9,6 +9,9 @@ from .errors import SimCVDError
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "float32", "bfloat16")
 
+CPU_LIMIT_MB = 1024  # larger passes are no faster on a CPU
+SMALLEST_LIMIT_MB = 64
+
 
 class DeviceError(SimCVDError):
     """A device that this computer doesn't have, or an unknown precision."""
@@ -50,3 +53,15 @@ def _multiplies_bfloat16(device: str) -> bool:
     # private, so asked for with care: without an answer float32 is right everywhere
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return device == "cpu" and any(getattr(torch.cpu, probe, bool)() for probe in probes)
+
+
+def memory_limit(device: str) -> float:
+    """Megabytes one pass may take: most of the GPU's free memory; on a CPU at most 1 GB and half of what is free."""
+    if device.startswith("cuda"):
+        return 0.8 * torch.cuda.mem_get_info(device)[0] / 2**20
+    try:
+        with open("/proc/meminfo") as f:
+            kilobytes = next(int(line.split()[1]) for line in f if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return CPU_LIMIT_MB
+    return max(SMALLEST_LIMIT_MB, min(CPU_LIMIT_MB, kilobytes / 2048))

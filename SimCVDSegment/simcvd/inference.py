@@ -184,6 +184,16 @@ def predict_tiles(
     return np.ascontiguousarray(result[inside])
 
 
+def predict_within(
+    predictor: Predictor, array: np.ndarray, patch: Shape, megabytes: float, step: Step = _nothing
+) -> np.ndarray:
+    """One pass where the memory allows, blended tiles where not; arguments and result as of `predict_whole`."""
+    tile = tile_shape(array.shape, predictor.voxels_within(megabytes), patch)
+    if tile == padded_shape(array.shape, patch):
+        return predict_whole(predictor, array, patch, step)
+    return predict_tiles(predictor, array, tile, patch, step)
+
+
 def count_tiles(shape: Shape, tile: Shape, patch: Shape = (STRIDE,) * 3) -> int:
     """Number of passes that `predict_tiles` makes over an array of a shape."""
     sides = zip(padded_shape(shape, patch), tile, strict=True)
@@ -217,7 +227,7 @@ def sliding_windows(
 
     Other arguments and the result are those of `predict_whole`.
     """
-    padded, inside = _pad_to(array, tuple(map(max, array.shape, patch)))
+    padded, inside = _pad_to(array, tuple(map(max, array.shape, patch)), "constant")
     axes = list(map(window_starts, padded.shape, patch, stride))
     result, count = None, np.zeros(padded.shape, np.float32)
     for starts in itertools.product(*axes):
@@ -247,15 +257,18 @@ def padded_shape(shape: Shape, patch: Shape) -> Shape:
 
 
 def pad(array: np.ndarray, patch: Shape) -> tuple[np.ndarray, tuple[slice, ...]]:
-    """The array padded for the network, and where in (C, K, J, I) it then lies."""
-    return _pad_to(array, padded_shape(array.shape, patch))
+    """The array padded for the network, and where in (C, K, J, I) it then lies.
+
+    The outermost voxels are repeated, as training does: a rim of zeros looks like the border of a body.
+    """
+    return _pad_to(array, padded_shape(array.shape, patch), "edge")
 
 
-def _pad_to(array: np.ndarray, shape: Shape) -> tuple[np.ndarray, tuple[slice, ...]]:
+def _pad_to(array: np.ndarray, shape: Shape, mode: str) -> tuple[np.ndarray, tuple[slice, ...]]:
     before = [(wanted - n) // 2 for n, wanted in zip(array.shape, shape, strict=True)]
     widths = [(b, wanted - n - b) for b, n, wanted in zip(before, array.shape, shape, strict=True)]
     inside = (slice(None), *(slice(b, b + n) for b, n in zip(before, array.shape, strict=True)))
-    return np.pad(array, widths), inside
+    return np.pad(array, widths, mode=mode), inside
 
 
 def _tiles_of_axis(size: int, side: int) -> list[tuple[int, np.ndarray]]:

@@ -12,16 +12,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from simcvd.devices import choose_device, choose_precision
+from simcvd.devices import SMALLEST_LIMIT_MB, choose_device, choose_precision, memory_limit
 from simcvd.grid import Geometry, Grid, Volume, normalise
 from simcvd.inference import (
     STEPS,
     Predictor,
     count_tiles,
     count_windows,
-    padded_shape,
-    predict_tiles,
-    predict_whole,
+    predict_within,
     published_stride,
     sliding_windows,
     tile_shape,
@@ -40,8 +38,6 @@ from simcvd.models import build_network, find_model
 
 VIEWS = 2  # stochastic passes behind an uncertainty: the two views that SimCVD trains with
 ROI_CONTEXT = 32  # voxels of the model's grid around a region of interest that the network sees too
-CPU_LIMIT_MB = 1024  # larger passes are no faster on a CPU
-SMALLEST_LIMIT_MB = 64
 
 
 @dataclass(frozen=True)
@@ -169,15 +165,13 @@ class Segmenter:
         return with_fallback(attempt, device, settings.memory_limit_mb or memory_limit(device), notes, told)
 
     def _pass(self, predictor: Predictor, array, limit: float, windows: bool, told: _Progress) -> np.ndarray:
-        tile = tile_shape(array.shape, predictor.voxels_within(limit), self.patch)
         if windows:
             stride = published_stride(self.spacing)
             step = told.stepper(0.1, 0.75, STEPS * count_windows(array.shape, self.patch, stride))
             return sliding_windows(predictor, array, self.patch, stride, step)
+        tile = tile_shape(array.shape, predictor.voxels_within(limit), self.patch)
         step = told.stepper(0.1, 0.75, STEPS * count_tiles(array.shape, tile, self.patch))
-        if tile == padded_shape(array.shape, self.patch):
-            return predict_whole(predictor, array, self.patch, step)
-        return predict_tiles(predictor, array, tile, self.patch, step)
+        return predict_within(predictor, array, self.patch, limit, step)
 
     def _predictor(self, device: str, settings: Settings) -> Predictor:
         key = device, settings.precision, settings.uncertainty
@@ -203,18 +197,6 @@ class Segmenter:
                 notes.append(f"Nothing was found of {names.get(value, f'class {value}')} in this scan.")
         sdm = distances(labels, classes, geometry)
         return labels, sdm[0] if classes == 2 else sdm
-
-
-def memory_limit(device: str) -> float:
-    """Megabytes one pass may take: most of the GPU's free memory; on a CPU at most 1 GB and half of what is free."""
-    if device.startswith("cuda"):
-        return 0.8 * torch.cuda.mem_get_info(device)[0] / 2**20
-    try:
-        with open("/proc/meminfo") as f:
-            kilobytes = next(int(line.split()[1]) for line in f if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return CPU_LIMIT_MB
-    return max(SMALLEST_LIMIT_MB, min(CPU_LIMIT_MB, kilobytes / 2048))
 
 
 def with_fallback(

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from simcvd.devices import DeviceError, choose_device, choose_precision
+from simcvd.devices import DeviceError, choose_device, choose_precision, memory_limit
 
 
 def test_the_cpu_is_always_there_in_a_precision_it_has():
@@ -26,3 +26,7 @@ def test_devices_nobody_has(name):
 def test_unknown_precision():
     with pytest.raises(DeviceError, match="auto, float32, bfloat16"):
         choose_precision("float8", "cpu")
+
+
+def test_memory_limit_of_the_cpu_is_bounded():
+    assert 64 <= memory_limit("cpu") <= 1024

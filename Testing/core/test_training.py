@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -212,6 +213,17 @@ def test_out_of_memory_ends_the_run_with_a_sentence(tmp_path):
     with pytest.raises(TrainingError, match="out of memory"):
         train(folder)
     assert names(folder)[-1] == "error"
+
+
+def test_a_removed_folder_ends_the_run_with_a_sentence(tmp_path):
+    folder = tmp_path / "run"
+    small_run(folder, iterations=100_000)
+
+    def remove(event):
+        shutil.rmtree(folder, ignore_errors=True)
+
+    with pytest.raises(TrainingError, match="can't be written"):
+        train(folder, remove)
 
 
 def test_damaged_checkpoint_and_foreign_checkpoint(tmp_path):

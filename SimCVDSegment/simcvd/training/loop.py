@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import signal
 import statistics
@@ -249,7 +250,7 @@ class Trainer:
             self.method.deployed,
             self.validation,
             self.config["spacing"],
-            self.config["network"]["n_classes"],
+            self.config["patch"],
             self.device,
             self.dtype,
         )
@@ -330,8 +331,10 @@ class Trainer:
         return f"The training ran out of memory; {self._kept()} with a smaller patch, batch or spacing twice as coarse."
 
     def _fail(self, sentence: str) -> None:
-        self._say("error", iteration=self.iteration, message=sentence)
-        raise TrainingError(sentence)
+        # where the folder is full or gone, the sentence still reaches whoever started the run
+        with contextlib.suppress(OSError):
+            self._say("error", iteration=self.iteration, message=sentence)
+        raise TrainingError(sentence) from None
 
     # --- the end --------------------------------------------------------------------------------------------------
 

@@ -76,13 +76,13 @@ class TwoStreamSampler:
 
 
 def random_crop(case: TrainingCase, patch: Sequence[int], rng: np.random.Generator) -> Crop:
-    """A crop at a uniformly random place; a volume that is smaller is padded with its lowest value, label 0."""
+    """A crop at a uniformly random place; a smaller volume is padded with its outermost voxels, labelled 0."""
     label = np.zeros(case.image.shape, np.uint8) if case.label is None else case.label
     missing = [max(p - n, 0) for p, n in zip(patch, case.image.shape, strict=True)]
     pads = [(m // 2, m - m // 2) for m in missing]
     image = case.image
     if any(missing):
-        image = np.pad(image, pads, constant_values=image.min())
+        image = np.pad(image, pads, mode="edge")
         label = np.pad(label, pads)
     start = [int(rng.integers(0, n - p + 1)) for n, p in zip(image.shape, patch, strict=True)]
     box = tuple(slice(s, s + p) for s, p in zip(start, patch, strict=True))
