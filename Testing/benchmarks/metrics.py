@@ -9,21 +9,14 @@ voxel spacing; the tools take turns, and the table shows each one's median.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import os
-import platform
 import statistics
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
+from common import DATA, machine, publish, table, take_turns
 from scipy import ndimage
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "SimCVDSegment"))
-
-from simcvd.metrics import compare  # noqa: E402
+from simcvd.metrics import compare
 
 SHAPE = (88, 576, 576)
 SPACING = (0.625, 0.625, 0.625)
@@ -90,7 +83,7 @@ TOOLS = {
 
 def atrium() -> tuple[np.ndarray, str]:
     """A left atrium (K, J, I) at 0.625 mm, and what it is: a real one where the scans are here."""
-    path = ROOT.parent / "shared" / "data" / "la" / "la001" / "label.nrrd"
+    path = DATA / "la" / "la001" / "label.nrrd"
     if path.is_file():
         import SimpleITK as sitk
 
@@ -123,42 +116,28 @@ def pair_of_masks() -> tuple[np.ndarray, np.ndarray, str]:
 
 def measure(reference: np.ndarray, prediction: np.ndarray, repeats: int) -> tuple[dict, dict]:
     """Seconds of every tool's turns and its values; one turn ahead on small masks loads the libraries."""
-    seconds: dict[str, list[float]] = {name: [] for name in TOOLS}
-    values = {}
     crop = (slice(30, 50), slice(250, 300), slice(250, 300))
     for tool in TOOLS.values():
         tool(reference[crop], prediction[crop])
-    for turn in range(repeats):
-        for name, tool in TOOLS.items():
-            print(f"{turn + 1}/{repeats} {name}", file=sys.stderr, flush=True)
-            start = time.perf_counter()
-            values[name] = tool(reference, prediction)
-            seconds[name].append(time.perf_counter() - start)
+    values: dict[str, list[float]] = {}
+
+    def way(name: str):
+        return lambda: values.update({name: TOOLS[name](reference, prediction)})
+
+    seconds = take_turns({name: way(name) for name in TOOLS}, repeats)
     return {name: statistics.median(turns) for name, turns in seconds.items()}, values
 
 
-def processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
-    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()
-
-
-def _load() -> str:
-    # others' work on the machine lengthens every time, though hardly the ratios
-    return f"load average {os.getloadavg()[0]:.1f} at the end; " if hasattr(os, "getloadavg") else ""
-
-
-def table(seconds: dict, values: dict, what: str, repeats: int) -> str:
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
-    lines = [
-        "| tool | times slower than simcvd | seconds | " + " | ".join(COLUMNS) + " |",
-        "|---|---|---|" + "---|" * len(COLUMNS),
+def page(seconds: dict, values: dict, what: str, repeats: int) -> list[str]:
+    rows = [
+        [name, f"{taken / seconds['simcvd']:.1f}", f"{taken:.3f}", *(f"{value:.4f}" for value in values[name])]
+        for name, taken in seconds.items()
     ]
-    for name, taken in seconds.items():
-        numbers = " | ".join(f"{value:.4f}" for value in values[name])
-        lines.append(f"| {name} | {taken / seconds['simcvd']:.1f} | {taken:.3f} | {numbers} |")
     difference = max(abs(a - b) for a, b in zip(values["simcvd"], values["MedPy"], strict=True))
-    lines += [
+    return [
+        "# Metrics",
+        "",
+        *table(("tool", "times slower than simcvd", "seconds", *COLUMNS), rows),
         "",
         f"Masks: {what}. Dice and Jaccard in percent, distances in mm. Median of {repeats} turns, the tools in turn; "
         "simcvd searches on all cores, the others run as they come. "
@@ -166,9 +145,8 @@ def table(seconds: dict, values: dict, what: str, repeats: int) -> str:
         "two directions' 95th percentiles and its ASSD pools as MedPy's; surface-distance weighs by surface elements, "
         "its 95HD is the larger of the two directions' too and its ASSD is here the mean of the two directions.",
         "",
-        f"Machine: {processor()}, {os.cpu_count()} cores, {_load()}Python {platform.python_version()}, {versions}.",
+        machine(PACKAGES),
     ]
-    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
@@ -177,11 +155,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="Markdown file to write the table to as well")
     arguments = parser.parse_args()
     reference, prediction, what = pair_of_masks()
-    text = table(*measure(reference, prediction, arguments.repeats), what, arguments.repeats)
-    print(text)
-    if arguments.output:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(text, encoding="utf-8")
+    seconds, values = measure(reference, prediction, arguments.repeats)
+    publish(page(seconds, values, what, arguments.repeats), arguments.output)
 
 
 if __name__ == "__main__":

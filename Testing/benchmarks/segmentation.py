@@ -10,28 +10,28 @@ published stride. Both ways share the processor in turn; ratios come first, as t
 from __future__ import annotations
 
 import argparse
-import platform
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "SimCVDSegment"))
+import numpy as np
+import torch
+from common import machine, numbers_of_process, peak_memory, publish, shown, table
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-
-from simcvd.grid import Geometry, Grid, Volume, normalise  # noqa: E402
-from simcvd.images import read_labels, read_volume  # noqa: E402
-from simcvd.inference import count_windows, published_stride, reference_prediction, sliding_windows  # noqa: E402
-from simcvd.labels import classify  # noqa: E402
-from simcvd.metrics import compare  # noqa: E402
-from simcvd.segmentation import Segmenter, Settings  # noqa: E402
+from simcvd.grid import Geometry, Grid, Volume, normalise
+from simcvd.images import read_labels, read_volume
+from simcvd.inference import count_windows, published_stride, reference_prediction, sliding_windows
+from simcvd.labels import classify
+from simcvd.metrics import compare
+from simcvd.segmentation import Segmenter, Settings
 
 LARGE = (88, 640, 640)  # (K, J, I) of the memory measurement, at 0.625 mm
 REPEATS = 3
+SCORES = ("dice_windows", "dice_ours", "dice_tiles", "agreement", "agreement_tiles")
+HEADS = (
+    *("case", "size", "ratio", "windows [s] (count)", "ours [s]"),
+    *("Dice windows", "Dice ours", "Dice tiles", "ours to windows", "tiles to ours"),
+)
 
 
 def published(segmenter: Segmenter, volume: Volume) -> tuple[np.ndarray, float, int]:
@@ -71,52 +71,23 @@ def measure_case(segmenter: Segmenter, folder: Path) -> dict:
     }
 
 
-def peak_of_large(model: str) -> tuple[float, float]:
-    """Peak resident memory (MB) and seconds of a process of its own that segments a scan of the large size."""
-    command = [sys.executable, __file__, model, "--peak"]
-    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    return float(output[0]), float(output[1])
-
-
 def print_peak(model: str) -> None:
-    """What the process of `peak_of_large` does."""
-    import resource
-
+    """Peak memory (MB) of this process and seconds, for a scan of the large size."""
     rng = np.random.default_rng(0)
     array = rng.integers(0, 255, LARGE, dtype=np.uint8)
     array[20:70, 200:400, 200:400] //= 2
     volume = Volume(array, Geometry(LARGE[::-1], (0.625,) * 3), "large")
     seconds = Segmenter(model, "cpu").segment(volume).seconds["total"]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(peak / (2**20 if sys.platform == "darwin" else 2**10), seconds)
+    print(peak_memory(), seconds)
 
 
-def machine() -> str:
-    """The machine in words."""
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        name = next((x.split(":")[1].strip() for x in cpuinfo.read_text().splitlines() if "model name" in x), name)
-    import SimpleITK
-
-    return (
-        f"{name}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}; "
-        f"{platform.system()}, Python {platform.python_version()}, torch {torch.__version__}, "
-        f"numpy {np.__version__}, SimpleITK {SimpleITK.Version.VersionString()}"
-    )
-
-
-def shown(number: float | None, digits: int = 2) -> str:
-    return "none (empty mask)" if number is None else f"{number:.{digits}f}"
-
-
-def page(segmenter: Segmenter, rows: list[dict], peak: tuple[float, float] | None) -> str:
+def page(segmenter: Segmenter, rows: list[dict], peak: list[float] | None) -> list[str]:
     """The Markdown page."""
     ratio = statistics.median(row["windows_s"] / row["ours_s"] for row in rows)
     lines = [
         "# Segmentation",
         "",
-        f"Model {segmenter.card['name']} {segmenter.card['version']} at {segmenter.spacing[0]} mm. {machine()}.",
+        f"Model {segmenter.card['name']} {segmenter.card['version']} at {segmenter.spacing[0]} mm.",
         "",
         f"* **{ratio:.0f} times faster** (median) than the published windows in float32. Theirs is the network",
         f"  part alone, ours everything from the array in memory to labels and distance map: best of {REPEATS}, warm.",
@@ -124,25 +95,25 @@ def page(segmenter: Segmenter, rows: list[dict], peak: tuple[float, float] | Non
     if peak:
         size = "x".join(map(str, LARGE[::-1]))
         lines.append(f"* Peak memory of the process for {size} voxels: **{peak[0]:.0f} MB** ({peak[1]:.1f} s).")
-    lines += [
-        "",
-        "| case | size | ratio | windows [s] | ours [s] | Dice windows | Dice ours | Dice tiles | ours to windows "
-        "| tiles to ours |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        ratio = row["windows_s"] / row["ours_s"]
-        scores = [shown(row[key]) for key in ("dice_windows", "dice_ours", "dice_tiles", "agreement")]
-        lines.append(
-            f"| {row['case']} | {row['size']} | {ratio:.0f} | {row['windows_s']:.1f} ({row['windows']}) "
-            f"| {row['ours_s']:.2f} | {' | '.join(scores)} | {shown(row['agreement_tiles'])} |"
-        )
     parts = list(rows[0]["parts"])
-    lines += ["", "Seconds by part:", "", f"| case | {' | '.join(parts)} |", "|---" * (len(parts) + 1) + "|"]
-    for row in rows:
-        seconds = [shown(row["parts"][part], 3) for part in parts]
-        lines.append(f"| {row['case']} | {' | '.join(seconds)} |")
-    return "\n".join(lines) + "\n"
+    threads = f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}."
+    return [
+        *lines,
+        "",
+        *table(HEADS, map(cells, rows)),
+        "",
+        "Dice in percent, a dash where a mask is empty. Seconds by part:",
+        "",
+        *table(("case", *parts), [[row["case"], *(shown(row["parts"][p], 3) for p in parts)] for row in rows]),
+        "",
+        f"{machine(('torch', 'numpy', 'SimpleITK'))} {threads}",
+    ]
+
+
+def cells(row: dict) -> list[str]:
+    scores = [shown(row[key]) for key in SCORES]
+    windows = f"{row['windows_s']:.1f} ({row['windows']})"
+    return [row["case"], row["size"], f"{row['windows_s'] / row['ours_s']:.0f}", windows, shown(row["ours_s"]), *scores]
 
 
 def main() -> None:
@@ -162,10 +133,8 @@ def main() -> None:
     segmenter = Segmenter(arguments.model, "cpu")
     folders = sorted(p.parent for p in arguments.cases.glob("*/image.nrrd"))[::-1][: arguments.count]
     rows = [measure_case(segmenter, folder) for folder in folders]
-    text = page(segmenter, rows, None if arguments.no_memory else peak_of_large(arguments.model))
-    print(text)
-    if arguments.output:
-        arguments.output.write_text(text, encoding="utf-8")
+    peak = None if arguments.no_memory else numbers_of_process(__file__, arguments.model, "--peak")
+    publish(page(segmenter, rows, peak), arguments.output)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,87 @@
+"""What the benchmarks share: turns in time, peak memory, the machine in words, and Markdown tables.
+
+Importing it puts the source tree's simcvd on the path.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+DATA = ROOT.parent / "shared" / "data"
+NOTHING = "–"
+sys.path.insert(0, str(ROOT / "SimCVDSegment"))
+
+
+def take_turns(ways: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of every way in every turn; one after the other, so that others' work on the machine slows all alike."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(repeats):
+        for name, way in ways.items():
+            print(f"{turn + 1}/{repeats} {name}", file=sys.stderr, flush=True)
+            start = time.perf_counter()
+            way()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def peak_memory() -> float:
+    """Peak resident memory of this process in MB."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        # ru_maxrss of a child on Linux starts from what its parent held when it was started
+        high = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(high.split()[1]) / 2**10
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def numbers_of_process(script: str, *arguments: str) -> list[float]:
+    """The numbers that a benchmark prints when it is run again in a process of its own."""
+    command = [sys.executable, script, *arguments]
+    return [
+        float(word) for word in subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()
+    ]
+
+
+def machine(packages: Iterable[str] = ()) -> str:
+    """One sentence on processor, cores, load, system and versions."""
+    versions = "".join(f", {name} {importlib.metadata.version(name)}" for name in packages)
+    # others' work on the machine lengthens every time, though hardly the ratios
+    load = f", load average {os.getloadavg()[0]:.1f} at the end" if hasattr(os, "getloadavg") else ""
+    system = f"{platform.system()}, Python {platform.python_version()}{versions}"
+    return f"Machine: {_processor()}, {os.cpu_count()} cores{load}; {system}."
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
+    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    """The lines of a Markdown table."""
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    return lines + [f"| {' | '.join(map(str, row))} |" for row in rows]
+
+
+def shown(number: float | None, digits: int = 2) -> str:
+    """A number for a table, a dash for none."""
+    return NOTHING if number is None else f"{number:.{digits}f}"
+
+
+def publish(lines: Sequence[str], output: Path | None) -> None:
+    """Print a Markdown page, and write it where a file is wanted."""
+    text = "\n".join(lines) + "\n"
+    print(text)
+    if output:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(text, encoding="utf-8")
