@@ -231,13 +231,13 @@ def _prepare(case: Case, spacing: tuple, n_classes: int, normalisation: dict) ->
 
 def _labels_on(geometry, case: Case, n_classes: int, notes: list[str]) -> np.ndarray:
     """The label of a case on its image's grid as uint8 (K, J, I), with values 0..n_classes-1."""
-    from simcvd.images import read_labels, same_geometry
+    from simcvd.images import Volume, read_labels, resample_labels, same_geometry
 
     volume = read_labels(case.label)
     labels = _class_numbers(volume.array, n_classes, case)
     if same_geometry(volume.geometry, geometry, 0.01):
         return labels
-    moved = _resample_labels(labels, volume.geometry, geometry, n_classes)
+    moved = resample_labels(Volume(labels, volume.geometry), geometry)
     if labels.any() and not moved.any():
         raise CaseError(f"The label of case {case.id} lies outside its image; check that the two belong together.")
     notes.append(f"The label of case {case.id} has another grid than its image and was resampled onto it.")
@@ -254,40 +254,6 @@ def _class_numbers(labels: np.ndarray, n_classes: int, case: Case) -> np.ndarray
         f"The label of case {case.id} holds the values {_listed(foreground)} beside 0, where this model knows "
         f"1 to {n_classes - 1}; renumber the label."
     )
-
-
-def _resample_labels(labels: np.ndarray, source, target, n_classes: int) -> np.ndarray:
-    """Bring labels onto another grid class by class, linearly, keeping the largest: nearest would leave steps."""
-    import SimpleITK as sitk
-
-    def placed(array, geometry):
-        image = sitk.GetImageFromArray(array)
-        image.SetSpacing(geometry.spacing)
-        image.SetOrigin(geometry.origin)
-        image.SetDirection(geometry.direction)
-        return image
-
-    reference = sitk.Image([int(n) for n in target.size], sitk.sitkUInt8)
-    reference.SetSpacing(target.spacing)
-    reference.SetOrigin(target.origin)
-    reference.SetDirection(target.direction)
-    best = np.zeros(target.shape, np.float32)
-    result = np.zeros(target.shape, np.uint8)
-    for value in range(n_classes):
-        outside = 1.0 if value == 0 else 0.0
-        share = sitk.Resample(
-            placed((labels == value).astype(np.float32), source),
-            reference,
-            sitk.Transform(),
-            sitk.sitkLinear,
-            outside,
-            sitk.sitkFloat32,
-        )
-        share = sitk.GetArrayFromImage(share)
-        wins = share > best
-        best[wins] = share[wins]
-        result[wins] = value
-    return result
 
 
 def _key(case: Case, spacing: tuple, n_classes: int, normalisation: dict) -> str:

@@ -9,14 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from simcvd.errors import SimCVDError
-from simcvd.images import SUFFIXES, Geometry, Volume, image_name, read_labels, read_volume, same_geometry
+from simcvd.grid import Geometry, Volume, same_geometry, upright
+from simcvd.images import MAP_KINDS, SUFFIXES, image_name, read_labels, read_volume, resample_labels
 from simcvd.metrics import compare_labels
 from simcvd.pictures import case_picture
 from simcvd.report import write_csv, write_html, write_json_report
 
 REPORT_FILES = ("report.csv", "report.json", "report.html")
-# what `simcvd segment` writes beside its label map
-_NOT_LABELS = (".sdm", ".probability", ".uncertainty")
 
 
 class EvaluationError(SimCVDError):
@@ -37,10 +36,10 @@ def evaluate(
 
     Two files make one case; folders are matched by file name without suffix, or by folder name where a folder holds
     <case>/label.* (and <case>/image.* for the pictures). `images` may name another file or folder for the pictures,
-    `names` maps label values to names. A prediction on another grid is brought onto the reference's by nearest
-    neighbour, which its rows' note says. `progress(i, n, case)` is called before each case, `warn(sentence)` for every
-    name without a partner; the report lists those too. Raises EvaluationError when nothing matches or a report is
-    already there and `overwrite` is not set, and ImageError for files that cannot be read.
+    `names` maps label values to names. A prediction on another grid is brought onto the reference's, which its rows'
+    note says. `progress(i, n, case)` is called before each case, `warn(sentence)` for every name without a partner; the
+    report lists those too. Raises EvaluationError when nothing matches or a report is already there and `overwrite` is
+    not set, and ImageError for files that cannot be read.
     """
     if output is not None and not overwrite:
         _refuse_existing(Path(output))
@@ -108,7 +107,7 @@ def _files(path: Path, kind: str) -> dict[str, Path]:
 
 def _is_volume(path: Path) -> bool:
     name = path.name.lower()
-    return name.endswith(SUFFIXES) and not name.startswith(".") and not image_name(path).lower().endswith(_NOT_LABELS)
+    return name.endswith(SUFFIXES) and not name.startswith(".") and not image_name(path).lower().endswith(MAP_KINDS)
 
 
 def _some(names: Mapping[str, Path]) -> str:
@@ -124,16 +123,7 @@ def _onto(geometry: Geometry, labels: Volume) -> tuple[np.ndarray, str | None]:
     """The labels as an array on a grid, and a note where they had to be brought there."""
     if same_geometry(geometry, labels.geometry):
         return labels.array, None
-    import SimpleITK as sitk
-
-    image = sitk.GetImageFromArray(labels.array)
-    grid = sitk.Image(*geometry.size, sitk.sitkUInt8)
-    for target, source in ((image, labels.geometry), (grid, geometry)):
-        target.SetSpacing(source.spacing)
-        target.SetOrigin(source.origin)
-        target.SetDirection(source.direction)
-    moved = sitk.GetArrayFromImage(sitk.Resample(image, grid, sitk.Transform(), sitk.sitkNearestNeighbor))
-    return moved, "the prediction was resampled onto the reference's grid (nearest neighbour)"
+    return resample_labels(labels, geometry), "the prediction was resampled onto the reference's grid"
 
 
 def _picture(image: Path | None, truth: Volume, guess: np.ndarray) -> bytes:
@@ -141,30 +131,8 @@ def _picture(image: Path | None, truth: Volume, guess: np.ndarray) -> bytes:
     background = read_volume(image) if image else None
     fits = background is not None and same_geometry(background.geometry, truth.geometry)
     arrays = [background.array if fits else None, truth.array, guess]
-    turned = [None if a is None else _upright(a, truth.geometry) for a in arrays]
-    return case_picture(*turned, _upright_spacing(truth.geometry))
-
-
-def _axes(geometry: Geometry) -> tuple[list[int], list[bool]]:
-    """The grid's (i, j, k) axis that runs most along each of left, posterior and superior, and whether against it."""
-    direction = np.array(geometry.direction).reshape(3, 3)
-    order: list[int] = [-1, -1, -1]
-    left = np.abs(direction)
-    for _ in range(3):
-        world, axis = np.unravel_index(np.argmax(left), left.shape)
-        order[world] = int(axis)
-        left[world, :] = left[:, axis] = -1
-    return order, [bool(direction[world, axis] < 0) for world, axis in enumerate(order)]
-
-
-def _upright(array: np.ndarray, geometry: Geometry) -> np.ndarray:
-    order, against = _axes(geometry)
-    turned = array.transpose([2 - axis for axis in reversed(order)])
-    return np.flip(turned, [2 - world for world, flip in enumerate(against) if flip])
-
-
-def _upright_spacing(geometry: Geometry) -> tuple[float, ...]:
-    return tuple(geometry.spacing[axis] for axis in _axes(geometry)[0])
+    turned = [None if a is None else upright(a, truth.geometry)[0] for a in arrays]
+    return case_picture(*turned, upright(truth.array, truth.geometry)[1])
 
 
 def _refuse_existing(output: Path) -> None:

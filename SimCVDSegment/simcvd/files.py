@@ -50,8 +50,8 @@ def sha256(path: str | os.PathLike) -> str:
 
 
 def _flush_to_disk(path: Path) -> None:
-    # without it a power cut can leave the new name with no content
-    with open(path, "rb") as f:
+    # without it a power cut can leave the new name with no content; Windows flushes only what is open for writing
+    with open(path, "r+b") as f:
         os.fsync(f.fileno())
 
 

@@ -69,6 +69,12 @@ class Volume:
     name: str = ""
 
 
+def upright(array: np.ndarray, geometry: Geometry) -> tuple[np.ndarray, tuple[float, ...]]:
+    """An array (K, J, I) with its axes turned to the nearest S, P, L order, and its spacing (mm) along L, P, S."""
+    axes, flipped, _ = _nearest_lps(np.reshape(geometry.direction, (3, 3)))
+    return _turned(array, axes, flipped), tuple(geometry.spacing[a] for a in axes)
+
+
 def same_geometry(a: Geometry, b: Geometry, tolerance: float = 1e-3) -> bool:
     """Whether two images share their grid: no corner further apart than `tolerance` voxels."""
     if a.size != b.size:
@@ -111,7 +117,7 @@ class Grid:
         """An image (K, J, I) on the model's grid (k, j, i), float32: linear, or a triangle as wide as larger voxels."""
         if array.shape != self.source.shape:
             raise ValueError(f"array of shape {array.shape} for an image of shape {self.source.shape}")
-        array = np.array(self._turn(array), dtype=np.float32, order="C")
+        array = np.array(_turned(array, self.axes, self.flipped), dtype=np.float32, order="C")
         return _resample(array, self._weights(smooth=True))
 
     def forward_labels(self, labels: np.ndarray, n_classes: int) -> np.ndarray:
@@ -143,13 +149,18 @@ class Grid:
             matrices.append(_axis_weights(*(new + old if back else old + new), smooth=smooth))
         return matrices
 
-    def _turn(self, array: np.ndarray) -> np.ndarray:
-        array = array.transpose([2 - a for a in reversed(self.axes)])
-        return array[tuple(slice(None, None, -1 if flip else 1) for flip in reversed(self.flipped))]
-
     def _turn_back(self, array: np.ndarray) -> np.ndarray:
-        array = array[tuple(slice(None, None, -1 if flip else 1) for flip in reversed(self.flipped))]
+        array = _flip(array, self.flipped)
         return array.transpose(np.argsort([2 - a for a in reversed(self.axes)]))
+
+
+def _turned(array: np.ndarray, axes, flipped) -> np.ndarray:
+    """An array (K, J, I) with the image axes `axes` (0 is i) along I, J and K, the flipped ones backwards."""
+    return _flip(array.transpose([2 - a for a in reversed(axes)]), flipped)
+
+
+def _flip(array: np.ndarray, flipped) -> np.ndarray:
+    return array[tuple(slice(None, None, -1 if flip else 1) for flip in reversed(flipped))]
 
 
 def _nearest_lps(direction: np.ndarray) -> tuple[tuple[int, ...], tuple[bool, ...], np.ndarray]:

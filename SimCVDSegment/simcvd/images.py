@@ -27,12 +27,15 @@ __all__ = [
     "normalise",
     "read_labels",
     "read_volume",
+    "resample_labels",
     "same_geometry",
     "write_segmentation",
     "write_volume",
 ]
 
 SUFFIXES = (".seg.nrrd", ".nrrd", ".nhdr", ".nii.gz", ".nii", ".mha", ".mhd")
+# the maps that `simcvd segment` writes beside its labels end so
+MAP_KINDS = (".sdm", ".probability", ".uncertainty")
 WRITABLE = (".nrrd", ".nii.gz", ".nii", ".mha")
 # a direction matrix further than this from orthonormal bends distances by about a percent
 _SHEAR_TOLERANCE = 0.01
@@ -158,7 +161,9 @@ def _read_file(path: Path, max_voxels: int, layers: bool = False):
         raise ImageError(
             f"{path} has a readable header but not all of its voxels: it is damaged or cut short; export it again."
         ) from error
-    return image[:, :, :, 0] if image.GetDimension() == 4 else image
+    while image.GetDimension() > 3:
+        image = image[..., 0]
+    return image
 
 
 def _check_nifti_length(path: Path) -> None:
@@ -270,6 +275,12 @@ def _check_slices(names, folder: Path, max_voxels: int) -> None:
             f"{folder} has slices at unequal steps ({lengths.min():.2f} to {lengths.max():.2f} mm): "
             "slices are missing or several volumes are mixed; export one complete volume."
         )
+    normal = np.reshape(reader.GetDirection(), (3, 3))[:, 2]
+    if abs(steps.mean(axis=0) @ normal) < (1 - _SHEAR_TOLERANCE) * np.median(lengths):
+        raise ImageError(
+            f"{folder} has slices that are not stacked at right angles (a tilted gantry); resample it onto a "
+            "straight grid."
+        )
 
 
 def _to_volume(image, path: Path) -> Volume:
@@ -312,6 +323,25 @@ def _flatten_layers(image, path: Path) -> np.ndarray:
             )
         labels[layers[..., layer] == stored] = value
     return labels
+
+
+def resample_labels(labels: Volume, geometry: Geometry) -> np.ndarray:
+    """Bring labels onto another grid: (K, J, I) in their own type, 0 where they have nothing to say.
+
+    Each value is interpolated linearly on its own and the largest share wins; nearest neighbour would leave steps.
+    """
+    sitk = _sitk()
+    grid = _placed(sitk.Image(*geometry.size, sitk.sitkUInt8), geometry)
+    result = np.zeros(geometry.shape, labels.array.dtype)
+    best = np.zeros(geometry.shape, np.float32)
+    for value in sorted(set(np.unique(labels.array).tolist()) | {0}, key=abs):
+        share = _to_image((labels.array == value).astype(np.float32), labels.geometry)
+        outside = float(value == 0)
+        share = sitk.GetArrayFromImage(sitk.Resample(share, grid, sitk.Transform(), sitk.sitkLinear, outside))
+        wins = share > best
+        best[wins] = share[wins]
+        result[wins] = value
+    return result
 
 
 # --- writing
@@ -357,7 +387,10 @@ def _to_image(array: np.ndarray, geometry: Geometry):
     sitk = _sitk()
     if array.shape != geometry.shape:
         raise ValueError(f"array of shape {array.shape} for an image of shape {geometry.shape}")
-    image = sitk.GetImageFromArray(array.astype(np.uint8) if array.dtype == bool else array)
+    return _placed(sitk.GetImageFromArray(array.astype(np.uint8) if array.dtype == bool else array), geometry)
+
+
+def _placed(image, geometry: Geometry):
     image.SetSpacing(geometry.spacing)
     image.SetOrigin(geometry.origin)
     image.SetDirection(geometry.direction)

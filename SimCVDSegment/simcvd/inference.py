@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import os
@@ -123,7 +124,8 @@ def _folded(block: nn.Sequential) -> nn.Sequential:
     folded = []
     for convolution, norm, _ in layers:
         transposed = isinstance(convolution, nn.ConvTranspose3d)
-        pair = convolution.eval(), norm.eval()
+        # copies, as folding wants eval mode and the network may be in the middle of its training
+        pair = copy.deepcopy(convolution).eval(), copy.deepcopy(norm).eval()
         folded += [fuse_conv_bn_eval(*pair, transpose=transposed), nn.ReLU(inplace=True)]
     return nn.Sequential(*folded).requires_grad_(False)
 

@@ -370,7 +370,7 @@ _FIELDS = {
     "normalisation.kind": (_is_text, "a text"),
     "patch": (
         lambda v: _is_row(v, 3, lambda n: _is_whole(n, STRIDE, 4096) and n % STRIDE == 0),
-        f"three whole numbers (K, J, I), multiples of {STRIDE}",
+        f"three multiples of {STRIDE} (K, J, I), at most 4096",
     ),
     "sha256": (lambda v: _is_text(v) and bool(re.fullmatch("[0-9a-f]{64}", v)), "64 hexadecimal digits"),
 }

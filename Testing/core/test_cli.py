@@ -17,8 +17,8 @@ from simcvd import models
 from simcvd.cases import write_cases
 from simcvd.cli import main
 from simcvd.commands.console import Console
+from simcvd.commands.demo import Scale, tell
 from simcvd.commands.train import DESTINATION
-from simcvd.demo import Scale, tell
 from simcvd.events import read_events
 from simcvd.files import read_json
 from simcvd.images import Geometry, read_labels, read_volume, write_volume
@@ -317,6 +317,7 @@ def test_a_folder_of_cases_trains_and_events_are_json_lines(capsys):
         (["--method", "supervised", "--lambda", "1"], "lambda"),
         (["--from-model", "nobody"], "nobody"),
         (["--labelled", "2"], "--labelled"),
+        (["--set", "optimiser=adamw"], "optimiser"),
         (["--settings", "missing.json"], "missing.json"),
         (["--model-card", "cases.json.gz"], "cases.json.gz"),
         (["--name", "not a name"], "name"),

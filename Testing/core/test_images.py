@@ -11,10 +11,12 @@ from simcvd.images import (
     Geometry,
     Grid,
     ImageError,
+    Volume,
     find_images,
     normalise,
     read_labels,
     read_volume,
+    resample_labels,
     same_geometry,
     write_segmentation,
     write_volume,
@@ -113,10 +115,11 @@ class TestReading:
         np.testing.assert_array_equal(volume.array, array)
         assert same_geometry(volume.geometry, OBLIQUE, 1e-5)
 
-    def test_one_extra_axis_of_length_one_is_a_volume(self, tmp_path, scan):
-        image = SimpleITK.GetImageFromArray(scan[None], isVector=False)
-        SimpleITK.WriteImage(image, str(tmp_path / "scan.nii.gz"))
-        np.testing.assert_array_equal(read_volume(tmp_path / "scan.nii.gz").array, scan)
+    @pytest.mark.parametrize("extra", [1, 2])
+    def test_extra_axes_of_length_one_are_passed_over(self, tmp_path, scan, extra):
+        image = SimpleITK.GetImageFromArray(scan[(None,) * extra], isVector=False)
+        SimpleITK.WriteImage(image, str(tmp_path / "scan.nrrd"))
+        np.testing.assert_array_equal(read_volume(tmp_path / "scan.nrrd").array, scan)
 
     @pytest.mark.parametrize(
         ("change", "sentence"),
@@ -205,7 +208,7 @@ class TestReading:
 
 class TestDicom:
     @staticmethod
-    def write(folder, positions, series="1.2.3", rows=8):
+    def write(folder, positions, series="1.2.3", rows=8, tilt=0.0):
         folder.mkdir(exist_ok=True)
         writer = SimpleITK.ImageFileWriter()
         writer.KeepOriginalImageUIDOn()
@@ -217,7 +220,7 @@ class TestDicom:
                 "0020|000e": series,
                 "0020|000d": "1.2",
                 "0008|0018": f"{series}.{n + 1}",
-                "0020|0032": f"-10\\5\\{z}",
+                "0020|0032": f"-10\\{5 + tilt * z}\\{z}",
                 "0020|0037": "1\\0\\0\\0\\1\\0",
                 "0020|0013": str(n + 1),
             }
@@ -242,6 +245,11 @@ class TestDicom:
         self.write(tmp_path / "gap", [0, 2.5, 7.5, 10])
         with pytest.raises(ImageError, match="unequal steps"):
             read_volume(tmp_path / "gap")
+
+    def test_refuses_a_tilted_gantry(self, tmp_path):
+        self.write(tmp_path / "tilted", [0, 2.5, 5], tilt=0.3)
+        with pytest.raises(ImageError, match="tilted gantry"):
+            read_volume(tmp_path / "tilted")
 
     def test_refuses_to_choose_between_series(self, tmp_path):
         self.write(tmp_path / "two", [0, 1, 2], "1.2.3")
@@ -314,6 +322,17 @@ class TestLabels:
         SimpleITK.WriteImage(image, str(tmp_path / "a.seg.nrrd"))
         with pytest.raises(ImageError, match="without any voxel"):
             read_labels(tmp_path / "a.seg.nrrd")
+
+
+class TestResampleLabels:
+    def test_every_value_keeps_its_place_on_a_cropped_grid_and_the_outside_is_background(self):
+        array = np.zeros((6, 7, 8), np.int16)
+        array[1:5, 2:6, 1:4], array[1:5, 2:6, 4:7] = 300, 2
+        volume = Volume(array, Geometry((8, 7, 6), (1.0, 1.0, 1.0)))
+        moved = resample_labels(volume, Geometry((8, 7, 6), (1.0, 1.0, 1.0), (2.0, 1.0, 0.0)))
+        assert moved.dtype == np.int16
+        np.testing.assert_array_equal(moved[:, :6, :6], array[:, 1:, 2:])
+        assert not moved[:, 6:].any() and not moved[:, :, 6:].any()
 
 
 class TestWriting:

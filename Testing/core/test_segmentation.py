@@ -170,9 +170,10 @@ def test_folded_network_equals_the_network(n_classes):
 
 
 def test_folding_leaves_the_network_as_it_was():
-    network = random_network()
+    network = random_network().train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    Predictor(network, "cpu", torch.bfloat16)
+    Predictor(network, "cpu", torch.bfloat16)(torch.randn(1, 1, 16, 16, 16))
+    assert all(module.training for module in network.modules())
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert all(parameter.requires_grad for parameter in network.parameters())
 

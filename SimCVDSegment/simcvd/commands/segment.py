@@ -9,12 +9,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import SimCVDError
-from ..images import SUFFIXES, ImageError, find_images, image_name, read_volume, write_segmentation, write_volume
+from ..images import (
+    MAP_KINDS,
+    SUFFIXES,
+    ImageError,
+    find_images,
+    image_name,
+    read_volume,
+    write_segmentation,
+    write_volume,
+)
 from ..models import find_model, load_card
 from .console import Console, Interrupted
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
-OWN_OUTPUT = (".sdm", ".probability", ".uncertainty")
 
 DESCRIPTION = """Segments scans. For each one it writes, on exactly the scan's own grid:
   <name>.seg.nrrd          the segmentation, which 3D Slicer opens with name, colour and terminology
@@ -185,7 +193,7 @@ def _scans_at(path: Path) -> list[Path]:
 
 
 def _is_result(path: Path) -> bool:
-    return path.name.lower().endswith(".seg.nrrd") or image_name(path).lower().endswith(OWN_OUTPUT)
+    return path.name.lower().endswith(".seg.nrrd") or image_name(path).lower().endswith(MAP_KINDS)
 
 
 def _report(name: str, path: Path, result, files: dict[str, Path], card: dict) -> dict:

@@ -170,6 +170,8 @@ def run(args: argparse.Namespace) -> int:
     """Make the run folder unless there is one, and train in it."""
     console = Console(args.json)
     folder = _run_to_resume(args)
+    if args.resume and folder is not None and folder == args.output:
+        console.say(f"{folder} holds a run; it goes on with the settings of its run.json.")
     if folder is None:
         if args.output is None:
             raise UsageError(f"{args.source} is no run to go on with; say with --output where the new run goes.")
@@ -305,7 +307,9 @@ def _place(wishes: dict, key: str, value) -> None:
     group = "settings" if of_method else "optimiser" if key in PUBLISHED["optimiser"] else None
     if group:
         wishes.setdefault(group, {})[key] = value
-    elif isinstance(value, dict) and key in ("settings", "optimiser", "network", "model"):
+    elif key in ("settings", "optimiser", "network", "model"):
+        if not isinstance(value, dict):
+            raise UsageError(f'The setting {key} is a group: give it as {{"name": value}}, not {value!r}.')
         wishes[key] = {**wishes.get(key, {}), **value}
     else:
         wishes[key] = value
