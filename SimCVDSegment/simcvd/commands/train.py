@@ -205,14 +205,10 @@ def create(args: argparse.Namespace, console: Console) -> None:
         console.progress(done / total, f"preparing {case}")
 
     try:
-        _, warnings = create_run(
-            args.output, cases, method, args.spacing, args.recipe, wishes, cache=args.cache, progress=tell
-        )
+        create_run(args.output, cases, method, args.spacing, args.recipe, wishes, cache=args.cache, progress=tell)
     except KeyboardInterrupt:
         raise Interrupted("what is prepared is kept; the same command goes on") from None
     console.finish()
-    for warning in warnings:
-        console.warn(warning)
 
 
 def train(folder: Path, console: Console) -> None:

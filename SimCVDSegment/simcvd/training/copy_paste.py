@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import torch
 
+from .distributed import rank, world_size
+
 SIDE = 2 / 3  # of the crop, on each axis: 29.6 % of the volume changes hands
 
 
@@ -33,8 +35,11 @@ def mix_both_ways(
         pseudo_weight: (B, K, J, I), weight of a voxel whose class is the teacher's word; the true ones weigh 1.
         generator: draws the place of each box.
     """
-    inside = torch.stack([_random_box(label.shape[1:], generator, label.device) for _ in range(len(label))])
-    outwards = torch.arange(len(label), device=label.device) % 2 == 0
+    # drawn for the global batch, of which each process takes its share
+    first, count = rank() * len(label), world_size() * len(label)
+    boxes = [_random_box(label.shape[1:], generator, label.device) for _ in range(count)]
+    inside = torch.stack(boxes[first : first + len(label)])
+    outwards = torch.arange(first, first + len(label), device=label.device) % 2 == 0
     true = torch.where(outwards[:, None, None, None], ~inside, inside)  # where the labelled crop shows
     image = torch.where(true[:, None], labelled, unlabelled)
     weight = torch.where(true, torch.ones_like(pseudo_weight), pseudo_weight)

@@ -6,16 +6,26 @@ In a single process every function here does nothing, so the losses are written 
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
+# the others wait for the first process through pauses and validations
+PATIENCE = timedelta(days=7)
 
-def start(device: torch.device) -> None:
-    """Join the processes that torchrun started; does nothing without torchrun."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+
+def start(device: torch.device) -> torch.device:
+    """Join the processes that torchrun started; gives this process's own GPU. Without torchrun, the device as it is."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return device
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    return device
 
 
 def stop() -> None:
@@ -75,9 +85,9 @@ def mean(values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def agreed(flag: int) -> int:
     """The largest value over all processes, so that all of them take the same decision."""
     if world_size() == 1:
-        return flag
+        return int(flag)
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    value = torch.tensor(flag, device=device)
+    value = torch.tensor(int(flag), device=device)
     dist.all_reduce(value, dist.ReduceOp.MAX)
     return int(value)
 

@@ -25,5 +25,5 @@ def update_teacher(teacher: nn.Module, student: nn.Module, decay: float) -> None
 
     Buffers (batch-norm statistics) follow from the teacher's own forward passes in training mode.
     """
-    mine, theirs = list(teacher.parameters()), list(student.parameters())
-    torch._foreach_lerp_(mine, theirs, 1 - decay)
+    for mine, theirs in zip(teacher.parameters(), student.parameters(), strict=True):
+        mine.lerp_(theirs, 1 - decay)

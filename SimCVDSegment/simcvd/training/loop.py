@@ -16,9 +16,9 @@ from torch import nn
 
 from .. import devices, models
 from ..cases import load_prepared
+from ..errors import SimCVDError
 from ..network import VNet
 from . import distributed
-from .losses import rows_per_process
 from .methods import Batch, make_method
 from .optimiser import learning_rate, make_optimiser
 from .run_folder import RunFolder, TrainingError
@@ -26,7 +26,7 @@ from .sampling import Crop, TrainingCase, TwoStreamSampler
 from .setup import card_of
 from .validation import validate
 
-PROBE_STEPS = 8
+PROBE_STEPS = 6
 STEP_EVENT_SECONDS = 1.0  # a step event at most this often: small files, lively curves
 
 
@@ -45,8 +45,7 @@ class Trainer:
     def __init__(self, folder: RunFolder, on_event: Callable[[dict], None] | None = None):
         self.folder = folder
         self.config = folder.config
-        self.device = torch.device(devices.choose_device(self.config["device"]))
-        distributed.start(self.device)
+        self.device = distributed.start(torch.device(devices.choose_device(self.config["device"])))
         self.main = distributed.rank() == 0
         self.on_event = on_event or (lambda event: None)
         self.dtype = devices.choose_precision(self.config["precision"], str(self.device))
@@ -66,16 +65,17 @@ class Trainer:
             self._finish()
         except Stopped:
             raise
-        except (torch.OutOfMemoryError, MemoryError):
-            self._fail(self._out_of_memory())
-        except RuntimeError as error:
-            if "allocate memory" not in str(error):
-                raise
-            self._fail(self._out_of_memory())
-        except TrainingError as error:
+        except SimCVDError as error:
             self._fail(str(error))
         except OSError as error:
-            self._fail(f"A file of the run can't be written or read ({error}); {self._kept()}")
+            self._fail(f"A file of the run can't be written or read ({error}); {self._kept()}.")
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                self._tell_error(f"Unexpected: {error}")
+                raise
+            self._fail(
+                f"The training ran out of memory; {self._kept()}, with a smaller patch or batch or a coarser spacing."
+            )
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
@@ -86,17 +86,18 @@ class Trainer:
         c = self.config
         if c["threads"]:
             torch.set_num_threads(c["threads"])
+        self._check_share()
         torch.manual_seed(c["seed"])
         self._load_cases()
         network = VNet(**{k: v for k, v in c["network"].items() if k != "kind"})
-        if c["from_model"]:
+        state = self.folder.load_checkpoint(self.device)
+        if c["from_model"] and not state:
             network.load_state_dict(models.build_network(c["from_model"])[0].state_dict())
         self.method = make_method(c["method"], network, c["settings"]).to(self.device)
         self.method.to(memory_format=torch.channels_last_3d)
         distributed.share_batch_norm(self.method, self.device)
         self.method.train()
         self.optimiser = make_optimiser(self.method, c["optimiser"])
-        state = self.folder.load_checkpoint(self.device)
         if state:
             self._restore(state)
         elif c["minutes"] and not c["planned"]:
@@ -120,6 +121,15 @@ class Trainer:
             unlabelled=len(self.unlabelled),
             validation=len(self.validation),
         )
+        for sentence in c["warnings"]:
+            self._say("warning", message=sentence)
+
+    def _check_share(self) -> None:
+        if any(n % distributed.world_size() for n in self.config["batch"]):
+            raise TrainingError(
+                f"A batch of {self.config['batch']} can't be shared evenly by {distributed.world_size()} processes; "
+                "start as many as divide it."
+            )
 
     def _load_cases(self) -> None:
         roles = {"labelled": [], "unlabelled": [], "validation": []}
@@ -134,12 +144,10 @@ class Trainer:
     def _plan(self) -> None:
         """Fit the schedule into the minutes given, from the speed of a few steps that are then undone."""
         kept = copy.deepcopy((self.method.state_dict(), self.optimiser.state_dict()))
-        seconds = []
         self.loss_of = self.method
-        for i in range(PROBE_STEPS):
-            start = time.perf_counter()
-            self._step(self._crops(i))
-            seconds.append(time.perf_counter() - start)
+        # early and late steps differ where a method pretrains
+        alone = self.config["settings"].get("pretrain", 0.0)
+        per_step = alone * self._seconds_a_step(0.0) + (1 - alone) * self._seconds_a_step(0.9)
         self.iteration = 0
         self.method.load_state_dict(kept[0])
         self.optimiser.load_state_dict(kept[1])
@@ -147,11 +155,19 @@ class Trainer:
         self._validate_only()
         rounds = -(-100 // self.config["validate_percent"]) if self.validation else 1
         left = self.config["minutes"] * 60 - (time.perf_counter() - start) * rounds
-        planned = distributed.agreed(int(left / statistics.median(seconds[2:])))
-        self.config["iterations"] = max(planned, 10)
+        self.config["iterations"] = max(distributed.agreed(int(left / per_step)), 10)
         self.config["planned"] = True
         if self.main:
             self.folder.save_config()
+
+    def _seconds_a_step(self, progress: float) -> float:
+        seconds = []
+        self.iteration = int(progress * self.config["iterations"])
+        for _ in range(PROBE_STEPS):
+            start = time.perf_counter()
+            self._step(self._crops(self.iteration))
+            seconds.append(time.perf_counter() - start)
+        return statistics.median(seconds[2:])
 
     # --- the loop -------------------------------------------------------------------------------------------------
 
@@ -167,7 +183,8 @@ class Trainer:
                 coming = drawer.submit(self._crops, self.iteration + 1)
                 terms = self._step(crops)
                 now = time.monotonic()
-                if now - last_event >= STEP_EVENT_SECONDS or self.iteration == of:
+                # the figures are gathered from all processes, so all of them must take part
+                if distributed.agreed(now - last_event >= STEP_EVENT_SECONDS or self.iteration == of):
                     last_event = now
                     pace = (now - started) / (self.iteration - first)
                     self._say_step(terms, pace)
@@ -185,7 +202,10 @@ class Trainer:
             group["lr"] = learning_rate(c["optimiser"], self.iteration, c["iterations"])
         # what is random follows from the iteration, so that a resumed run meets the same chance
         torch.manual_seed(_seed(c["seed"], self.iteration, 1 + distributed.rank()))
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+        narrow = (
+            torch.autocast(self.device.type, self.dtype) if self.dtype != torch.float32 else contextlib.nullcontext()
+        )
+        with narrow:
             terms = self.loss_of(self._batch(crops))
         self.optimiser.zero_grad(set_to_none=True)
         terms["total"].backward()
@@ -197,10 +217,11 @@ class Trainer:
     def _crops(self, iteration: int) -> tuple[list[Crop], list[Crop]]:
         drawn = []
         for stream, count in enumerate(self.config["batch"]):
-            size = rows_per_process(count)
+            size = count // distributed.world_size()
             cases = self.sampler.streams[stream]
             first = size * distributed.rank()
-            drawn.append(self.sampler.draw(stream, iteration, count, first, size) if cases else [])
+            wanted = cases and (stream == 0 or self.method.uses_unlabelled(iteration / self.config["iterations"]))
+            drawn.append(self.sampler.draw(stream, iteration, count, first, size) if wanted else [])
         return tuple(drawn)
 
     def _batch(self, crops: tuple[list[Crop], list[Crop]]) -> Batch:
@@ -324,17 +345,17 @@ class Trainer:
 
     def _kept(self) -> str:
         if self.folder.checkpoint.exists():
-            return "the last good checkpoint is kept: resume from it"
-        return "nothing was saved yet: start again"
-
-    def _out_of_memory(self) -> str:
-        return f"The training ran out of memory; {self._kept()} with a smaller patch, batch or spacing twice as coarse."
+            return "the last good checkpoint is kept: go on from it"
+        return "nothing was saved yet: start anew"
 
     def _fail(self, sentence: str) -> None:
+        self._tell_error(sentence)
+        raise TrainingError(sentence) from None
+
+    def _tell_error(self, sentence: str) -> None:
         # where the folder is full or gone, the sentence still reaches whoever started the run
         with contextlib.suppress(OSError):
             self._say("error", iteration=self.iteration, message=sentence)
-        raise TrainingError(sentence) from None
 
     # --- the end --------------------------------------------------------------------------------------------------
 
@@ -348,6 +369,10 @@ class Trainer:
         # read back what a user will load, not what is in memory
         self.method.deployed.load_state_dict(models.build_network(self.folder.model)[0].state_dict())
         figures = self._validate_only() if self.validation else {}
+        if figures:
+            means = {k: v for k, v in figures.items() if k != "rows"}
+            card["quality"] = [{"on": "validation cases, on the model's grid", "cases": len(self.validation), **means}]
+            models.save_model(self.folder.model, card, state, overwrite=True)
         self._say("done", iteration=self.iteration, model="model", **figures)
 
     def _provenance(self) -> dict:
@@ -362,9 +387,14 @@ class Trainer:
             "optimiser": c["optimiser"],
             "augmentation": c["augmentation"],
             "seed": c["seed"],
-            "from_model": models.load_card(c["from_model"])["name"] if c["from_model"] else None,
+            "from_model": c["from_model_name"],
             **{role: [case.id for case in cases] for role, cases in roles.items()},
         }
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    words = ("out of memory", "allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(w in str(error) for w in words)
 
 
 def _seed(*numbers: int) -> int:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .distributed import gathered, rank, total, world_size
+from .distributed import gathered, rank, total
 
 
 def dice_loss(probability: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
@@ -56,10 +56,12 @@ def info_nce(a: torch.Tensor, b: torch.Tensor, temperature: float) -> torch.Tens
         a, b: (B, D), unit rows.
         temperature: tau.
     """
+    a, b = a.float(), b.float()
     start = rank() * len(a)
     target = torch.arange(start, start + len(a), device=a.device)
-    forth = F.cross_entropy(a @ gathered(b).T / temperature, target)
-    back = F.cross_entropy(b @ gathered(a).T / temperature, target)
+    with torch.autocast(a.device.type, enabled=False):
+        forth = F.cross_entropy(a @ gathered(b).T / temperature, target)
+        back = F.cross_entropy(b @ gathered(a).T / temperature, target)
     return forth + back
 
 
@@ -74,7 +76,8 @@ def pairwise_distillation(student: torch.Tensor, teacher: torch.Tensor, reductio
     """
     s = F.normalize(student.float().flatten(2), dim=1)
     t = F.normalize(teacher.float().flatten(2), dim=1)
-    similarity = s.transpose(1, 2) @ t  # (B, N, N), rows are student anchors
+    with torch.autocast(s.device.type, enabled=False):
+        similarity = s.transpose(1, 2) @ t  # (B, N, N), rows are student anchors
     target = torch.arange(similarity.shape[1], device=s.device).expand(len(s), -1)
     loss = F.cross_entropy(similarity.flatten(0, 1), target.flatten())
     return loss * similarity.shape[1] if reduction == "sum" else loss
@@ -114,10 +117,3 @@ class ProjectionHead(nn.Module):
         """(B, K, J, I) -> (B * K, width), rows of unit length in the order volume, slice."""
         slices = self.pool(self.dropout(x))
         return F.normalize(self.mlp(slices.flatten(0, 1).flatten(1)).float(), dim=1)
-
-
-def rows_per_process(n: int) -> int:
-    """How many of n rows each process takes; raises ValueError when they can't be shared evenly."""
-    if n % world_size():
-        raise ValueError(f"A batch of {n} can't be shared evenly by {world_size()} processes.")
-    return n // world_size()

@@ -119,6 +119,7 @@ def _claim(file) -> None:
     if os.name == "nt":
         import msvcrt
 
+        file.seek(0)  # the same byte for everybody
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
     else:
         import fcntl

@@ -120,8 +120,8 @@ def warped_crop(case: TrainingCase, patch: Sequence[int], rng: np.random.Generat
     label = torch.zeros(tuple(patch), dtype=torch.uint8)
     if case.label is not None:
         whole = torch.from_numpy(case.label)
-        for value in range(1, int(whole.max()) + 1):
-            label[_read((whole == value).float(), grid, "zeros") > 0.5] = value
+        shares = [_read((whole == v).float(), grid, "zeros") for v in range(1, int(whole.max()) + 1)]
+        label = torch.stack([torch.ones(tuple(patch)) - sum(shares), *shares]).argmax(0).to(torch.uint8)
     return Crop(_random_intensity(image, rng), label)
 
 

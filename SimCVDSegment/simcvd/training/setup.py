@@ -30,6 +30,8 @@ COMMON = {
     "validate_percent": 10,
     "checkpoint_seconds": 60,
     "from_model": None,
+    "from_model_name": None,
+    "warnings": [],
 }
 
 
@@ -80,6 +82,7 @@ def create_run(
     config["cases"] = [
         {"id": c.id, "role": c.role, "prepared": _relative(p, Path(path))} for c, p in zip(cases, prepared, strict=True)
     ]
+    config["warnings"] = warnings
     return RunFolder.create(path, config), warnings
 
 
@@ -112,9 +115,22 @@ def _settled(method: str, recipe_name: str | None, wishes: dict) -> dict:
     return config
 
 
+def _check_network(wishes: dict) -> None:
+    fits = {
+        "n_filters": lambda v: isinstance(v, int) and not isinstance(v, bool) and 1 <= v <= 256,
+        "dropout": lambda v: isinstance(v, int | float) and 0 <= v < 1,
+    }
+    for key, value in wishes.items():
+        if key not in fits or not fits[key](value):
+            raise TrainingError(
+                f"The network takes n_filters from 1 to 256 and dropout from 0 to 1, not {key} {value!r}."
+            )
+
+
 def _grid(config: dict, spacing: Sequence[float] | None, n_classes: int, wishes: dict) -> dict:
     """Grid, normalisation, network and the card's description: from the model to start from, or fresh."""
-    model = wishes.get("model", {})
+    model, network = wishes.get("model", {}), wishes.get("network", {})
+    _check_network(network)
     if config["from_model"]:
         card = load_card(config["from_model"])
         if card["network"]["n_classes"] != n_classes:
@@ -124,11 +140,14 @@ def _grid(config: dict, spacing: Sequence[float] | None, n_classes: int, wishes:
             )
         if spacing and list(spacing) != card["grid"]["spacing"]:
             raise TrainingError(f"The model {card['name']} works at {card['grid']['spacing']} mm; leave out --spacing.")
+        if network:
+            raise TrainingError(f"The network is that of the model {card['name']}; leave its settings out.")
         kept = ("title", "description", "modality", "segments", "licence", "data")
         return {
             "spacing": card["grid"]["spacing"],
             "normalisation": card["normalisation"],
             "network": card["network"],
+            "from_model_name": card["name"],
             "patch": config["patch"] or card["patch"],
             "model": {"name": "own-model", "version": "1", **{k: card[k] for k in kept}, **model},
         }
@@ -139,8 +158,7 @@ def _grid(config: dict, spacing: Sequence[float] | None, n_classes: int, wishes:
     return {
         "spacing": [float(s) for s in spacing or (0.625, 0.625, 0.625)],
         "normalisation": NORMALISATION,
-        "network": {"kind": "vnet", "n_classes": n_classes, "in_channels": 1, "n_filters": 16}
-        | wishes.get("network", {}),
+        "network": {"kind": "vnet", "in_channels": 1, "n_filters": 16, **network, "n_classes": n_classes},
         "model": {"name": "own-model", "version": "1", "segments": segments, **model},
     }
 
@@ -162,4 +180,7 @@ def _check_batch(config: dict, has_unlabelled: bool) -> None:
 
 
 def _relative(path: Path, folder: Path) -> str:
-    return os.path.relpath(path.resolve(), folder.resolve())
+    try:
+        return os.path.relpath(path.resolve(), folder.resolve())
+    except ValueError:  # on another Windows drive
+        return str(path.resolve())

@@ -60,6 +60,10 @@ class Method(nn.Module):
                 raise MethodError(f"Setting {key} of method {cls.name} {wrong}, not {value!r}.")
         return {**cls.defaults, **settings}
 
+    def uses_unlabelled(self, progress: float) -> bool:
+        """Whether unlabelled crops are wanted at this moment of the training."""
+        return False
+
     @property
     def deployed(self) -> nn.Module:
         """The network that becomes the model."""

@@ -47,8 +47,12 @@ class MeanTeacher(Supervised):
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Terms segmentation, sdm, supervised, consistency, total."""
-        self._learned_alone = not len(batch.unlabelled) or batch.progress < self.settings["pretrain"]
+        self._learned_alone = not (len(batch.unlabelled) and self.uses_unlabelled(batch.progress))
         return super().forward(batch) if self._learned_alone else self.semi_supervised_terms(batch)
+
+    def uses_unlabelled(self, progress: float) -> bool:
+        """From the end of pretraining on."""
+        return progress >= self.settings["pretrain"]
 
     def semi_supervised_terms(self, batch: Batch) -> dict[str, torch.Tensor]:
         """The terms once there is something to teach."""
@@ -63,7 +67,7 @@ class MeanTeacher(Supervised):
         if self._learned_alone:
             self.teacher.load_state_dict(self.student.state_dict())
         else:
-            update_teacher(self.teacher, self.student, decay_at(updates, self.settings["ema_decay"]))
+            update_teacher(self.teacher, self.student, decay_at(updates - 1, self.settings["ema_decay"]))
 
     def ramp(self, progress: float) -> float:
         """Psi of the progress since pretraining within the ramp's length."""

@@ -87,7 +87,7 @@ class SimCVD(MeanTeacher):
         """Move the teacher and its head towards the student and its head."""
         super().after_step(updates)
         if self.settings["lambda"]:
-            update_teacher(self.teacher_head, self.student_head, decay_at(updates, self.settings["ema_decay"]))
+            update_teacher(self.teacher_head, self.student_head, decay_at(updates - 1, self.settings["ema_decay"]))
 
     def weights(self, progress: float) -> dict[str, float]:
         """Weight of each unsupervised term at this moment of the training."""
