@@ -290,8 +290,9 @@ def test_options_reach_the_run_and_a_model_comes_out(capsys):
     shown = models.load_card("run/model")
     assert (shown["name"], shown["title"], shown["segments"]) == ("balls", "Balls", card["segments"])
     assert main(["segment", "balls/0-image.nrrd", "--model", "run/model", "--output", "out"]) == 0
-    again = ["train", "cases.json", "--output", "finer", *SMALL[:-2], "--iterations", "1", "--from-model", "run/model"]
-    assert main([*again[: again.index("--spacing")], "--iterations", "1", "--from-model", "run/model"]) == 0
+    Path("head.json").write_text(json.dumps(SMALL_HEAD))
+    again = ["train", "cases.json", "--output", "finer", "--settings", "head.json", "--threads", "1"]
+    assert main([*again, "--iterations", "1", "--from-model", "run/model"]) == 0
     assert models.load_card("finer/model")["title"] == "Balls"
 
 
