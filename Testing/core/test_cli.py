@@ -256,7 +256,7 @@ def test_models_come_and_go(capsys):
     capsys.readouterr()
     assert main(["models", "import", "one.zip"]) == 0
     assert main(["models", "list"]) == 0
-    assert "one  A tiny one" in capsys.readouterr().out
+    assert "A tiny one, 4 x 4 x 4 mm" in capsys.readouterr().out
 
 
 # --- train ----------------------------------------------------------------------------------------------------------
