@@ -146,21 +146,22 @@ def outputs_for(folder: Path, name: str, card: dict, probability: bool = False, 
 
 
 def write_result(result, files: dict[str, Path], card: dict) -> None:
-    """Write what `files` (see outputs_for) asks for; when one of them fails, none is left."""
+    """Write what `files` (see outputs_for) asks for; when one of them fails, none that is new is left."""
     classes = len(card["segments"])
     maps = {"sdm": iter(result.sdm.reshape(classes, *result.labels.shape)), "probability": iter(result.probability)}
-    written = []
+    new = []
     try:
         for kind, path in files.items():
+            if not path.exists():
+                new.append(path)
             if kind == "segmentation":
                 write_segmentation(path, result.labels, result.geometry, card["segments"])
             elif kind == "uncertainty":
                 write_volume(path, result.uncertainty, result.geometry)
             else:
                 write_volume(path, next(maps[kind.partition(".")[0]]), result.geometry)
-            written.append(path)
     except BaseException:  # Ctrl+C too: half a result would stand in the way of the next attempt
-        for path in written:
+        for path in new:
             path.unlink(missing_ok=True)
         raise
 
