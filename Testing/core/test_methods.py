@@ -1,8 +1,10 @@
+import dataclasses
+
 import pytest
 import torch
 
 from simcvd.network import VNet
-from simcvd.training.copy_paste import mix_both_ways, pseudo_labels
+from simcvd.training.copy_paste import labelled_places, mixed, pseudo_labels
 from simcvd.training.methods import METHODS, Batch, MethodError, make_method
 from simcvd.training.methods.base import distance_maps
 
@@ -130,7 +132,7 @@ def test_pd_sum_is_mean_times_voxels():
 
 def test_noise_is_clipped_and_differs_between_the_two_networks():
     m, b = method("mean_teacher"), batch()
-    first, second = m.noise_for(b), m.noise_for(b)
+    first, second = (m.noise_for(b.unlabelled, b.generator) for _ in range(2))
     assert not torch.equal(first, second)
     assert first.abs().max() <= 0.2
     assert first.std().item() == pytest.approx(0.1, abs=0.01)
@@ -151,12 +153,10 @@ def test_teacher_follows_the_student_with_its_head():
 
 def test_teacher_without_dropout_is_deterministic():
     b = batch()
-    b.unlabelled.zero_()
-    quiet = method("mean_teacher", teacher_dropout=False, noise=0)
-    assert torch.equal(quiet.teach(b).logits, quiet.teach(b).logits)
-    noisy = method("mean_teacher", noise=0)
-    b = batch()
-    assert not torch.equal(noisy.teach(b).logits, noisy.teach(b).logits)
+    quiet, noisy = method("mean_teacher", teacher_dropout=False, noise=0), method("mean_teacher", noise=0)
+    first, second, third, fourth = (m.teach(b.generator, b.unlabelled).logits for m in (quiet, quiet, noisy, noisy))
+    assert torch.equal(first, second)
+    assert not torch.equal(third, fourth)
 
 
 def test_deployed_network():
@@ -195,24 +195,69 @@ def test_unknown_method_is_refused_with_the_names_there_are():
         make_method("magic", VNet(n_filters=2), {})
 
 
-def test_copy_paste_shows_both_crops_and_weighs_them():
+def test_copy_paste_shows_both_crops():
     shape = (2, 12, 12, 12)
-    labelled, unlabelled = torch.ones(2, 1, *shape[1:]), torch.zeros(2, 1, *shape[1:])
-    label, pseudo = torch.full(shape, 1), torch.full(shape, 2)
-    weight = torch.full(shape, 0.5)
-    mix = mix_both_ways(labelled, label, unlabelled, pseudo, weight, torch.Generator().manual_seed(1))
-    true = mix.image[:, 0] == 1
-    assert (mix.label[true] == 1).all() and (mix.weight[true] == 1).all()
-    assert (mix.label[~true] == 2).all() and (mix.weight[~true] == 0.5).all()
+    true = labelled_places(shape, torch.Generator().manual_seed(1), torch.device("cpu"))
     # an unlabelled box of two thirds a side in the first crop, a labelled one in the second
     assert (~true[0]).sum() == 8**3 and true[1].sum() == 8**3
+    label, pseudo = torch.full(shape, 1), torch.full(shape, 2)
+    label_of_mix = mixed(true, label, pseudo)
+    assert (label_of_mix[true] == 1).all() and (label_of_mix[~true] == 2).all()
+    channels = mixed(true, label[:, None].expand(-1, 3, -1, -1, -1), pseudo[:, None].expand(-1, 3, -1, -1, -1))
+    assert torch.equal(channels[:, 2], label_of_mix)
+
+
+def test_mixing_a_coarse_grid_takes_the_side_of_the_cells_centres():
+    true = torch.zeros(1, 4, 4, 4, dtype=torch.bool)
+    true[0, :, :, 2:] = True
+    found = mixed(true, torch.ones(1, 1, 2, 2, 2), torch.zeros(1, 1, 2, 2, 2))
+    assert found[0, 0, :, :, 0].sum() == 0 and found[0, 0, :, :, 1].sum() == 4
+
+
+def test_copy_paste_shows_the_teacher_whole_crops_and_the_student_mixes():
+    m = method("simcvd", copy_paste=1.0, noise=0)
+    seen = {}
+    for name in ("teacher", "student"):
+        getattr(m, name).register_forward_pre_hook(lambda _, given, name=name: seen.update({name: given[0]}))
+    b = batch()
+    m(b)
+    assert torch.equal(seen["teacher"], torch.cat([b.labelled, b.unlabelled]))
+    both = (seen["student"] == b.labelled) | (seen["student"] == b.unlabelled)
+    assert both.all() and len(seen["student"]) == len(b.labelled)
+
+
+def test_guesses_are_due_at_the_end_of_pretraining_and_from_then_on():
+    m = method("simcvd", pretrain=0.4, copy_paste=0.5, guess_every=0.2)
+    assert [t for t in range(11) if m.guesses_due(t, 10)] == [4, 6, 8, 10]
+    m = method("simcvd", pretrain=0.0, copy_paste=0.5, guess_every=0.3)
+    assert [t for t in range(10) if m.guesses_due(t, 10)] == [0, 3, 6, 9]
+    assert not any(method(name).guesses_due(0, 10) for name in METHODS)
+
+
+def test_guesses_take_the_place_of_the_teachers_word_on_crops():
+    m = method("simcvd", copy_paste=0.5, ramp_length=0, guess_every=0.5, terms_every=2)
+    looks = []
+    m.teacher.register_forward_hook(lambda *_: looks.append(1))
+    b = dataclasses.replace(batch(), guess=torch.ones_like(batch().label), iteration=2)
+    assert {"contrast", "distillation", "consistency"} <= set(m(b)) and len(looks) == 1
+    b = dataclasses.replace(b, iteration=3, generator=torch.Generator().manual_seed(3))
+    terms = m(b)
+    assert not {"contrast", "distillation", "consistency"} & set(terms) and len(looks) == 1
+    assert torch.equal(terms["total"], terms["supervised"])
 
 
 def test_pseudo_labels_count_from_a_confidence_on():
     logits = torch.tensor([[[[[0.0, 4.0]]], [[[0.4, 0.0]]]]])
-    classes, counts = pseudo_labels(logits, 0.9)
+    classes, counts = pseudo_labels(logits, 0.9, largest=False)
     assert classes.flatten().tolist() == [1, 0]
     assert counts.flatten().tolist() == [0, 1]
+
+
+def test_pseudo_labels_of_the_largest_part_only():
+    foreground = torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0])
+    logits = torch.stack([1 - foreground, foreground])[None, :, None, None] * 5
+    assert pseudo_labels(logits, 0.0, largest=False)[0].flatten().tolist() == [1, 0, 1, 1, 0]
+    assert pseudo_labels(logits, 0.0, largest=True)[0].flatten().tolist() == [0, 0, 1, 1, 0]
 
 
 def test_copy_paste_trains_without_a_ramp_problem():

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import shutil
@@ -107,6 +108,28 @@ def test_stop_and_resume_give_the_unbroken_weights(tmp_path, finished):
     train(folder)
     assert names(folder)[-1] == "done"
     assert_same_weights(weights(finished), weights(folder))
+
+
+def test_resume_keeps_what_the_teacher_found_in_the_unlabelled_scans(tmp_path):
+    settings = {"pretrain": 0.3, "copy_paste": 0.5, "guess_every": 0.3, "terms_every": 2}
+    cases = ball_cases(tmp_path / "cases")
+    for name in ("unbroken", "broken"):
+        small_run(tmp_path / name, cases=cases, iterations=10, settings=settings, checkpoint_seconds=0)
+    train(tmp_path / "unbroken")
+    broken = RunFolder(tmp_path / "broken")
+
+    def stop_always(event):
+        if event["event"] == "checkpoint":
+            broken.control.write_text("stop")
+
+    while "done" not in names(broken.path):
+        with contextlib.suppress(Stopped):
+            train(broken.path, stop_always)
+    for name in ("unbroken", "broken"):
+        events, _ = read_events(tmp_path / name / "events.jsonl")
+        assert [e["iteration"] for e in events if e["event"] == "guess"] == [3, 6, 9]
+    assert names(broken.path)[-1] == "done"
+    assert_same_weights(weights(tmp_path / "unbroken"), weights(broken.path))
 
 
 @pytest.mark.parametrize("when", [0.0, 0.3])
@@ -343,6 +366,8 @@ def test_unknown_settings_are_refused_before_anything_is_made(tmp_path):
         ({"optimiser": {"rate": 1}}, "no setting 'rate'"),
         ({"optimiser": {"step_every": 0}}, "needs step_every"),
         ({"batch": [3, 2], "settings": {"copy_paste": 0.5}}, "as many labelled as unlabelled"),
+        ({"settings": {"guess_every": 0.1}}, "guess_every needs copy_paste"),
+        ({"settings": {"terms_every": 0}}, "terms_every is a whole number"),
         ({"batch": [1, 1]}, "too little for batch norm"),
         ({"model": {"name": "no good name"}}, "description of the model has no usable name"),
         ({"network": {"filters": 3}}, "not filters 3"),

@@ -2,52 +2,50 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 
+from ..labels import keep_largest
 from .distributed import rank, world_size
 
 SIDE = 2 / 3  # of the crop, on each axis: 29.6 % of the volume changes hands
 
 
-class Mix(NamedTuple):
-    """image (2B, 1, K, J, I), label (2B, K, J, I) and the weight of each voxel in the loss (2B, K, J, I)."""
-
-    image: torch.Tensor
-    label: torch.Tensor
-    weight: torch.Tensor
-
-
-def mix_both_ways(
-    labelled: torch.Tensor,
-    label: torch.Tensor,
-    unlabelled: torch.Tensor,
-    pseudo_label: torch.Tensor,
-    pseudo_weight: torch.Tensor,
-    generator: torch.Generator,
-) -> Mix:
-    """Half the pairs: a labelled crop with an unlabelled box; the other half: an unlabelled crop with a labelled box.
+def labelled_places(shape: Sequence[int], generator: torch.Generator, device: torch.device) -> torch.Tensor:
+    """Where mixes show the labelled crop: outside a box in every second mix, inside it in the others.
 
     Args:
-        labelled, unlabelled: (B, 1, K, J, I), as many of the one as of the other.
-        label, pseudo_label: (B, K, J, I), classes.
-        pseudo_weight: (B, K, J, I), weight of a voxel whose class is the teacher's word; the true ones weigh 1.
+        shape: (B, K, J, I) of this process's labels; boxes are drawn for the global batch.
         generator: draws the place of each box.
+
+    Returns:
+        (B, K, J, I) bool.
     """
-    # drawn for the global batch, of which each process takes its share
-    first, count = rank() * len(label), world_size() * len(label)
-    boxes = [_random_box(label.shape[1:], generator, label.device) for _ in range(count)]
-    inside = torch.stack(boxes[first : first + len(label)])
-    outwards = torch.arange(first, first + len(label), device=label.device) % 2 == 0
-    true = torch.where(outwards[:, None, None, None], ~inside, inside)  # where the labelled crop shows
-    image = torch.where(true[:, None], labelled, unlabelled)
-    weight = torch.where(true, torch.ones_like(pseudo_weight), pseudo_weight)
-    return Mix(image, torch.where(true, label, pseudo_label.to(label.dtype)), weight)
+    first, count = rank() * shape[0], world_size() * shape[0]
+    boxes = [_random_box(shape[1:], generator, device) for _ in range(count)]
+    inside = torch.stack(boxes[first : first + shape[0]])
+    outwards = torch.arange(first, first + shape[0], device=device) % 2 == 0
+    return torch.where(outwards[:, None, None, None], ~inside, inside)
 
 
-def _random_box(shape: torch.Size, generator: torch.Generator, device: torch.device) -> torch.Tensor:
-    box = torch.zeros(shape, dtype=torch.bool, device=device)
+def mixed(true: torch.Tensor, labelled: torch.Tensor, unlabelled: torch.Tensor) -> torch.Tensor:
+    """Labelled values where `true`, else unlabelled ones.
+
+    Args:
+        true: (B, K, J, I) bool.
+        labelled, unlabelled: (B, K, J, I) or (B, C, k, j, i); a coarser grid takes the side of its cells' centres.
+    """
+    if labelled.ndim == 5:
+        true = true[:, None]
+        if true.shape[2:] != labelled.shape[2:]:
+            true = F.interpolate(true.float(), labelled.shape[2:], mode="nearest-exact").bool()
+    return torch.where(true, labelled, unlabelled.to(labelled.dtype))
+
+
+def _random_box(shape: Sequence[int], generator: torch.Generator, device: torch.device) -> torch.Tensor:
+    box = torch.zeros(tuple(shape), dtype=torch.bool, device=device)
     places = torch.rand(3, generator=generator, device=generator.device).tolist()
     sides = [int(n * SIDE) for n in shape]
     k, j, i = (int(p * (n - s + 1)) for p, n, s in zip(places, shape, sides, strict=True))
@@ -55,7 +53,14 @@ def _random_box(shape: torch.Size, generator: torch.Generator, device: torch.dev
     return box
 
 
-def pseudo_labels(logits: torch.Tensor, threshold: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """The teacher's classes (B, K, J, I) and 1 where its softmax is at least `threshold`, else 0."""
+def pseudo_labels(logits: torch.Tensor, threshold: float, largest: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """The teacher's classes (B, K, J, I), uint8, and 1 where its softmax is at least `threshold`, else 0.
+
+    largest: keep only the largest part of each class in each crop; what is dropped becomes background.
+    """
     confidence, classes = logits.float().softmax(1).max(1)
+    classes = classes.to(torch.uint8)
+    if largest:
+        kept = [torch.from_numpy(keep_largest(crop)) for crop in classes.cpu().numpy()]
+        classes = torch.stack(kept).to(logits.device)
     return classes, (confidence >= threshold).float()

@@ -7,6 +7,7 @@ import copy
 import signal
 import statistics
 import time
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,6 +18,8 @@ from torch import nn
 from .. import devices, models
 from ..cases import load_prepared
 from ..errors import SimCVDError
+from ..inference import Predictor
+from ..labels import keep_largest
 from ..network import VNet
 from . import distributed
 from .methods import Batch, make_method
@@ -24,7 +27,7 @@ from .optimiser import learning_rate, make_optimiser
 from .run_folder import RunFolder, TrainingError
 from .sampling import Crop, TrainingCase, TwoStreamSampler
 from .setup import card_of
-from .validation import validate
+from .validation import predict_cases, validate
 
 PROBE_STEPS = 6
 STEP_EVENT_SECONDS = 1.0  # a step event at most this often: small files, lively curves
@@ -154,7 +157,7 @@ class Trainer:
         start = time.perf_counter()
         self._validate_only()
         rounds = -(-100 // self.config["validate_percent"]) if self.validation else 1
-        left = self.config["minutes"] * 60 - (time.perf_counter() - start) * rounds
+        left = self.config["minutes"] * 60 - (time.perf_counter() - start) * rounds - self._seconds_of_guesses()
         self.config["iterations"] = max(distributed.agreed(int(left / per_step)), 10)
         self.config["planned"] = True
         if self.main:
@@ -169,6 +172,14 @@ class Trainer:
             seconds.append(time.perf_counter() - start)
         return statistics.median(seconds[2:])
 
+    def _seconds_of_guesses(self) -> float:
+        rounds = sum(self.method.guesses_due(t, 1000) for t in range(1000))
+        if not (rounds and self.unlabelled):
+            return 0.0
+        start = time.perf_counter()
+        next(predict_cases(self._predictor(), self.unlabelled, self.config["patch"]))
+        return (time.perf_counter() - start) * rounds * len(self.unlabelled)
+
     # --- the loop -------------------------------------------------------------------------------------------------
 
     def _train(self) -> None:
@@ -177,11 +188,17 @@ class Trainer:
         validate_every = max(1, of * c["validate_percent"] // 100)
         last_checkpoint, last_event, started, first = time.monotonic(), 0.0, time.monotonic(), self.iteration
         with ThreadPoolExecutor(1) as drawer:
+            if self.iteration == 0 and self.method.guesses_due(0, of):
+                self._guess()
             coming = drawer.submit(self._crops, self.iteration)
             while self.iteration < of:
                 crops = coming.result()
                 coming = drawer.submit(self._crops, self.iteration + 1)
                 terms = self._step(crops)
+                if self.method.guesses_due(self.iteration, of) and self.iteration < of:
+                    coming.result()  # drawn with the last guesses, and so drawn again
+                    self._guess()
+                    coming = drawer.submit(self._crops, self.iteration)
                 now = time.monotonic()
                 # the figures are gathered from all processes, so all of them must take part
                 if distributed.agreed(now - last_event >= STEP_EVENT_SECONDS or self.iteration == of):
@@ -237,7 +254,18 @@ class Trainer:
             unlabelled=unlabelled_images,
             progress=self.iteration / self.config["iterations"],
             generator=generator,
+            guess=torch.stack([c.label for c in crops[1]]).to(self.device) if crops[1] else None,
+            iteration=self.iteration,
         )
+
+    def _guess(self) -> None:
+        """Let the teacher label the unlabelled scans, whole; every process does it for itself, from like weights."""
+        start = time.perf_counter()
+        largest = self.method.settings["pseudo_largest"]
+        spare = self.unlabelled
+        for case, found in zip(spare, predict_cases(self._predictor(), spare, self.config["patch"]), strict=True):
+            case.label = keep_largest(found) if largest else found
+        self._say("guess", iteration=self.iteration, cases=len(spare), seconds=round(time.perf_counter() - start, 2))
 
     # --- what is said ---------------------------------------------------------------------------------------------
 
@@ -267,14 +295,10 @@ class Trainer:
         )
 
     def _validate_only(self) -> dict:
-        return validate(
-            self.method.deployed,
-            self.validation,
-            self.config["spacing"],
-            self.config["patch"],
-            self.device,
-            self.dtype,
-        )
+        return validate(self._predictor(), self.validation, self.config["spacing"], self.config["patch"])
+
+    def _predictor(self) -> Predictor:
+        return Predictor(self.method.deployed, str(self.device), self.dtype)
 
     def _validate(self) -> None:
         if self.validation and self.main:
@@ -292,6 +316,7 @@ class Trainer:
             "iteration": self.iteration,
             "method": self.method.state_dict(),
             "optimiser": self.optimiser.state_dict(),
+            "guesses": {case.id: _packed(case.label) for case in self.unlabelled if case.label is not None},
         }
         if not all(torch.isfinite(v).all() for v in state["method"].values() if v.is_floating_point()):
             raise TrainingError(
@@ -306,6 +331,9 @@ class Trainer:
             self.method.load_state_dict(state["method"])
             self.optimiser.load_state_dict(state["optimiser"])
             self.iteration = state["iteration"]
+            for case in self.unlabelled:
+                if case.id in state["guesses"]:
+                    case.label = _unpacked(state["guesses"][case.id], case.image.shape)
         except (KeyError, RuntimeError, ValueError):
             raise TrainingError(
                 f"{self.folder.checkpoint} belongs to other settings than run.json; remove it to start anew."
@@ -390,6 +418,15 @@ class Trainer:
             "from_model": c["from_model_name"],
             **{role: [case.id for case in cases] for role, cases in roles.items()},
         }
+
+
+def _packed(label: np.ndarray) -> torch.Tensor:
+    """Labels compressed (hundredfold, typically), as bytes that a checkpoint can hold."""
+    return torch.frombuffer(bytearray(zlib.compress(label.tobytes(), 1)), dtype=torch.uint8)
+
+
+def _unpacked(packed: torch.Tensor, shape: tuple[int, ...]) -> np.ndarray:
+    return np.frombuffer(bytearray(zlib.decompress(packed.cpu().numpy().tobytes())), np.uint8).reshape(shape)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

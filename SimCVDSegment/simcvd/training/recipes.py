@@ -53,7 +53,7 @@ SHORT = {
     "settings": {
         "mean_teacher": _SHORT_TEACHER,
         # with the published 0.5 the distance maps got worse as the contrast set in, see Testing/benchmarks
-        "simcvd": {**_SHORT_TEACHER, "copy_paste": 0.5, "lambda": 0.05},
+        "simcvd": {**_SHORT_TEACHER, "copy_paste": 0.5, "pseudo_largest": True, "lambda": 0.05, "pool_size": 32},
     },
 }
 

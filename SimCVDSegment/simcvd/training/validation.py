@@ -2,39 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-import torch
 
 from ..devices import memory_limit
 from ..inference import Predictor, predict_within
 from ..labels import classify
 from ..metrics import compare
-from ..network import VNet
 from .sampling import TrainingCase
 
 FIGURES = ("dice", "jaccard", "hd95", "asd")
 
 
+def predict_cases(predictor: Predictor, cases: Sequence[TrainingCase], patch: Sequence[int]) -> Iterator[np.ndarray]:
+    """Labels (K, J, I), uint8, of one case after the other, predicted as users' scans are."""
+    limit = memory_limit(str(predictor.device))
+    for case in cases:
+        yield classify(predict_within(predictor, case.image.astype(np.float32), tuple(patch), limit))
+
+
 def validate(
-    network: VNet,
-    cases: Sequence[TrainingCase],
-    spacing: Sequence[float],
-    patch: Sequence[int],
-    device: torch.device,
-    precision: torch.dtype,
+    predictor: Predictor, cases: Sequence[TrainingCase], spacing: Sequence[float], patch: Sequence[int]
 ) -> dict:
-    """Mean figures over cases and classes on the model's grid, predicted as users' scans are, and their rows.
+    """Mean figures over cases and classes on the model's grid, and their rows.
 
     Returns:
         {"dice", "jaccard" (percent), "hd95", "asd" (mm; None where nothing could be measured), "empty", "rows"}.
     """
-    predictor = Predictor(network, str(device), precision)
     rows = []
-    for case in cases:
-        image = case.image.astype(np.float32)
-        found = classify(predict_within(predictor, image, tuple(patch), memory_limit(str(device))))
+    for case, found in zip(cases, predict_cases(predictor, cases, patch), strict=True):
         for value in range(1, predictor.classes):
             figures = compare(case.label == value, found == value, spacing)
             rows.append({"case": case.id, "label": value, **{k: figures[k] for k in FIGURES}})

@@ -25,6 +25,8 @@ class Batch:
 
     labelled: (B, 1, K, J, I) images; label: (B, K, J, I) uint8; unlabelled: (U, 1, K, J, I), U may be 0.
     progress: t / t_max in [0, 1]; generator: for noise, seeded anew for every iteration.
+    guess: (U, K, J, I) uint8, what the teacher last found in the whole unlabelled scans, for methods that ask for it.
+    iteration: t.
     """
 
     labelled: torch.Tensor
@@ -32,6 +34,8 @@ class Batch:
     unlabelled: torch.Tensor
     progress: float
     generator: torch.Generator
+    guess: torch.Tensor | None = None
+    iteration: int = 0
 
 
 class Method(nn.Module):
@@ -62,6 +66,10 @@ class Method(nn.Module):
 
     def uses_unlabelled(self, progress: float) -> bool:
         """Whether unlabelled crops are wanted at this moment of the training."""
+        return False
+
+    def guesses_due(self, iteration: int, iterations: int) -> bool:
+        """Whether the unlabelled scans are to be labelled anew, whole, before this iteration."""
         return False
 
     @property

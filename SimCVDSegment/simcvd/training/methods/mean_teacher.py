@@ -76,11 +76,11 @@ class MeanTeacher(Supervised):
 
     def three_passes(self, batch: Batch, labelled: torch.Tensor) -> tuple[Output, Output, Output]:
         """Student on labelled and noisy unlabelled crops in one pass, for one batch norm; then the teacher."""
-        noisy = batch.unlabelled + self.noise_for(batch)
+        noisy = batch.unlabelled + self.noise_for(batch.unlabelled, batch.generator)
         both = self.student(torch.cat([labelled, noisy]))
         n = len(labelled)
         student = Output(*(x[n:] for x in both))
-        return Output(*(x[:n] for x in both)), student, self.teach(batch)
+        return Output(*(x[:n] for x in both)), student, self.teach(batch.generator, batch.unlabelled)
 
     @property
     def deployed(self) -> nn.Module:
@@ -88,20 +88,20 @@ class MeanTeacher(Supervised):
         return self.teacher if self.settings["deploy"] == "teacher" else self.student
 
     @torch.no_grad()
-    def teach(self, batch: Batch) -> Output:
-        """The teacher's output on the unlabelled crops under noise of its own."""
+    def teach(self, generator: torch.Generator, *streams: torch.Tensor) -> Output:
+        """The teacher's output on crops (B, 1, K, J, I) of one or more streams, under noise of its own."""
         self.teacher.train(self.training)
         for module in self.teacher.modules():
             if isinstance(module, nn.Dropout3d):
                 module.train(self.training and self.settings["teacher_dropout"])
-        return self.teacher(batch.unlabelled + self.noise_for(batch))
+        return self.teacher(torch.cat([x + self.noise_for(x, generator) for x in streams]))
 
-    def noise_for(self, batch: Batch) -> torch.Tensor:
+    def noise_for(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """clip(noise * N(0, 1), +-noise_clip) (UA-MT), drawn for the global batch: each process takes its share."""
-        x = batch.unlabelled
-        shape = (len(x) * world_size(), *x.shape[1:])
-        noise = torch.randn(shape, device=x.device, dtype=x.dtype, generator=batch.generator)
-        mine = noise[rank() * len(x) : (rank() + 1) * len(x)]
+        n = len(images)
+        shape = (n * world_size(), *images.shape[1:])
+        noise = torch.randn(shape, device=images.device, dtype=images.dtype, generator=generator)
+        mine = noise[rank() * n : (rank() + 1) * n]
         return (mine * self.settings["noise"]).clamp_(-self.settings["noise_clip"], self.settings["noise_clip"])
 
     @staticmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import torch
@@ -9,10 +10,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from ...network import Output
-from ..copy_paste import mix_both_ways, pseudo_labels
+from ..copy_paste import labelled_places, mixed, pseudo_labels
 from ..ema import decay_at, make_teacher, update_teacher
 from ..losses import ProjectionHead, info_nce, pairwise_distillation
-from .base import Batch
+from .base import Batch, MethodError
 from .mean_teacher import MeanTeacher
 
 
@@ -29,7 +30,11 @@ class SimCVD(MeanTeacher):
         contrast_slices: how many slices of the (process's) batch are contrasted; 0 takes all.
         sdm_consistency: the consistency compares the distance maps as well.
         copy_paste: weight of the teacher's pseudo-labels in crops mixed of labelled and unlabelled ones, which take
-            the place of the labelled crops; 0 is the published method. pseudo_threshold: confidence that counts.
+            the place of both; 0 is the published method. pseudo_threshold: confidence that counts;
+            pseudo_largest: only the largest part of each class is believed.
+        guess_every: with copy_paste, the teacher labels the unlabelled scans whole, each time this share of the
+            training has passed since pretraining; 0: it labels each crop as it is drawn, which costs a pass a step.
+        terms_every: with guess_every, contrast, distillation and consistency join every so many steps.
     """
 
     name = "simcvd"
@@ -52,6 +57,9 @@ class SimCVD(MeanTeacher):
         "sdm_consistency": False,
         "copy_paste": 0.0,
         "pseudo_threshold": 0.0,
+        "pseudo_largest": False,
+        "guess_every": 0.0,
+        "terms_every": 1,
     }
     choices: ClassVar[dict] = {
         **MeanTeacher.choices,
@@ -69,14 +77,33 @@ class SimCVD(MeanTeacher):
             )
             self.teacher_head = make_teacher(self.student_head)
 
+    @classmethod
+    def checked(cls, settings: dict) -> dict:
+        """As of every method; settings that exclude each other are refused too."""
+        s = super().checked(settings)
+        if s["guess_every"] and (not s["copy_paste"] or s["pseudo_threshold"]):
+            raise MethodError("Setting guess_every needs copy_paste above 0 and no pseudo_threshold.")
+        if s["terms_every"] != int(s["terms_every"]) or s["terms_every"] < 1:
+            raise MethodError(f"Setting terms_every is a whole number from 1 on, not {s['terms_every']!r}.")
+        return s
+
+    def guesses_due(self, iteration: int, iterations: int) -> bool:
+        """At the end of pretraining, and whenever another `guess_every` of the training has passed."""
+        start, every = self.settings["pretrain"], self.settings["guess_every"]
+        if not every:
+            return False
+        # 1e-9: 0.1 + 0.2 is to be 0.3
+        rounds = [math.floor((t / iterations - start) / every + 1e-9) for t in (iteration - 1, iteration)]
+        return rounds[1] >= 0 and rounds[1] > rounds[0]
+
     def semi_supervised_terms(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Terms segmentation, sdm, supervised, contrast, distillation, consistency, total."""
         if self.settings["copy_paste"]:
-            terms, student, teacher = self.mixed_terms(batch)
+            terms = self.mixed_terms(batch)
         else:
             labelled, student, teacher = self.three_passes(batch, batch.labelled)
             terms = self.supervised_terms(labelled, batch.label)
-        terms |= self.unlabelled_terms(batch, student, teacher)
+            terms |= self.unlabelled_terms(batch.unlabelled, student, teacher, batch.generator)
         terms["total"] = terms["supervised"]
         for name, weight in self.weights(batch.progress).items():
             if name in terms:
@@ -95,11 +122,13 @@ class SimCVD(MeanTeacher):
         rest = ramp if s["ramp_on"] == "all" else 1.0
         return {"contrast": rest * s["lambda"], "distillation": rest * s["beta"], "consistency": ramp * s["gamma"]}
 
-    def unlabelled_terms(self, batch: Batch, student: Output, teacher: Output) -> dict[str, torch.Tensor]:
-        """L_contrast, L_pd and L_con, those whose weight isn't zero."""
+    def unlabelled_terms(
+        self, image: torch.Tensor, student: Output, teacher: Output, generator: torch.Generator
+    ) -> dict[str, torch.Tensor]:
+        """L_contrast, L_pd and L_con of crops (B, 1, K, J, I), those whose weight isn't zero."""
         s, terms = self.settings, {}
         if s["lambda"]:
-            terms["contrast"] = self.contrast(batch, student, teacher)
+            terms["contrast"] = self.contrast(image, student, teacher, generator)
         if s["beta"]:
             terms["distillation"] = pairwise_distillation(student.features, teacher.features, s["pd_reduction"])
         if s["gamma"]:
@@ -108,14 +137,16 @@ class SimCVD(MeanTeacher):
                 terms["consistency"] = terms["consistency"] + F.mse_loss(student.sdm.float(), teacher.sdm.float())
         return terms
 
-    def contrast(self, batch: Batch, student: Output, teacher: Output) -> torch.Tensor:
+    def contrast(
+        self, image: torch.Tensor, student: Output, teacher: Output, generator: torch.Generator
+    ) -> torch.Tensor:
         """InfoNCE between the two heads' vectors of the same axial slice (Eq. 2 and 3)."""
-        a = self.student_head(self.boundary_aware(batch.unlabelled, student))
+        a = self.student_head(self.boundary_aware(image, student))
         with torch.no_grad():
-            b = self.teacher_head(self.boundary_aware(batch.unlabelled, teacher))
+            b = self.teacher_head(self.boundary_aware(image, teacher))
         count = self.settings["contrast_slices"]
         if count and count < len(a):
-            chosen = torch.randperm(len(a), generator=batch.generator, device=batch.generator.device)[:count]
+            chosen = torch.randperm(len(a), generator=generator, device=generator.device)[:count]
             a, b = a[chosen.to(a.device)], b[chosen.to(b.device)]
         return info_nce(a, b, self.settings["tau"])
 
@@ -125,14 +156,27 @@ class SimCVD(MeanTeacher):
             return image[:, 0] + output.sdm.float().sum(1)
         return image[:, 0] + output.logits.float().softmax(1)[:, 1:].sum(1)
 
-    def mixed_terms(self, batch: Batch) -> tuple[dict[str, torch.Tensor], Output, Output]:
-        """Supervised terms on copy-paste mixes; the student sees mixes and noisy unlabelled crops in one pass."""
-        s = self.settings
-        teacher = self.teach(batch)
-        pseudo, confident = pseudo_labels(teacher.logits, s["pseudo_threshold"])
-        weight = confident * (s["copy_paste"] * self.ramp(batch.progress))
-        mix = mix_both_ways(batch.labelled, batch.label, batch.unlabelled, pseudo, weight, batch.generator)
-        both = self.student(torch.cat([mix.image, batch.unlabelled + self.noise_for(batch)]))
-        n = len(mix.image)
-        terms = self.supervised_terms(Output(*(x[:n] for x in both)), mix.label, mix.weight)
-        return terms, Output(*(x[n:] for x in both)), teacher
+    def mixed_terms(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Supervised and unlabelled terms of copy-paste mixes.
+
+        The teacher sees whole crops, or scans, as it will when it is used, and its answers are mixed like the crops:
+        the student must find them in the mixes. It costs one pass of the student, against two without mixing.
+        """
+        s, n = self.settings, len(batch.labelled)
+        teacher = None
+        if not s["guess_every"] or batch.iteration % s["terms_every"] == 0:
+            teacher = self.teach(batch.generator, batch.labelled, batch.unlabelled)
+        if s["guess_every"]:
+            pseudo, confident = batch.guess, torch.ones_like(batch.guess, dtype=torch.float32)
+        else:
+            pseudo, confident = pseudo_labels(teacher.logits[n:], s["pseudo_threshold"], s["pseudo_largest"])
+        true = labelled_places(batch.label.shape, batch.generator, batch.label.device)
+        image = mixed(true, batch.labelled, batch.unlabelled)
+        label = mixed(true, batch.label, pseudo)
+        weight = mixed(true, torch.ones_like(confident), confident * (s["copy_paste"] * self.ramp(batch.progress)))
+        student = self.student(image + self.noise_for(image, batch.generator))
+        terms = self.supervised_terms(student, label, weight)
+        if teacher:
+            taught = Output(*(mixed(true, x[:n], x[n:]) for x in teacher))
+            terms |= self.unlabelled_terms(image, student, taught, batch.generator)
+        return terms
