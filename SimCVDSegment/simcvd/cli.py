@@ -18,6 +18,7 @@ COMMANDS = {
     "evaluate": "score segmentations against references",
     "models": "list, show, import, export and delete models",
     "demo": "the whole story on synthetic scans, in about two minutes",
+    "worker": None,  # for programs, and so not in the help
 }
 DESCRIPTION = "Segments medical volumes, and learns to from few outlines and many scans (SimCVD). For research only."
 FAILED, UNUSABLE = 1, 2
@@ -62,8 +63,9 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     wanted = next((word for word in argv if not word.startswith("-")), None)
     for name, summary in COMMANDS.items():
+        shown = {"help": summary} if summary else {}
         sub = commands.add_parser(
-            name, help=summary, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+            name, **shown, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         if name == wanted:
             command = importlib.import_module(f".commands.{name}", __package__)

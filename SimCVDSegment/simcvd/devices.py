@@ -16,6 +16,8 @@ SMALLEST_LIMIT_MB = 64
 class DeviceError(SimCVDError):
     """A device that this computer doesn't have, or an unknown precision."""
 
+    kind = "device"
+
 
 def choose_device(name: str = "auto") -> str:
     """The name torch knows a wanted device by: "cpu", "cuda", "cuda:1", "mps"; "auto" takes CUDA where there is one.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,6 +21,15 @@ REPORT_FILES = ("report.csv", "report.json", "report.html")
 
 class EvaluationError(SimCVDError):
     """Nothing to compare, or nowhere to write the report."""
+
+
+class Pair(NamedTuple):
+    """The files of one case; the image is the background of its picture."""
+
+    case: str
+    reference: Path
+    prediction: Path
+    image: Path | None = None
 
 
 def evaluate(
@@ -43,23 +53,42 @@ def evaluate(
     """
     if output is not None and not overwrite:
         _refuse_existing(Path(output))
-    pairs, notes = match_cases(Path(reference), Path(prediction))
+    matched, notes = match_cases(Path(reference), Path(prediction))
     for note in notes if warn else ():
         warn(note)
     backgrounds = _files(Path(images or reference), "image") if images or Path(reference).is_dir() else {}
+    pairs = [Pair(*files, backgrounds.get(files[0])) for files in matched]
+    about = {"Reference": str(reference), "Prediction": str(prediction)}
+    return evaluate_pairs(pairs, output, names, progress, about, notes)
+
+
+def evaluate_pairs(
+    pairs: Sequence[Pair],
+    output: Path | None,
+    names: Mapping[int, str] | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+    about: Mapping[str, str] | None = None,
+    notes: Sequence[str] = (),
+) -> list[dict]:
+    """Score pairs of files and write the report, replacing one that is there; arguments and rows as of `evaluate`.
+
+    `about` and `notes` tell the report's reader what was compared. Raises ImageError for files that cannot be read.
+    """
     rows: list[dict] = []
     pictures: dict[str, bytes] = {}
-    for i, (case, truth_path, guess_path) in enumerate(pairs):
+    for i, pair in enumerate(pairs):
         if progress:
-            progress(i, len(pairs), case)
-        truth = read_labels(truth_path)
-        guess, note = _onto(truth.geometry, read_labels(guess_path))
+            progress(i, len(pairs), pair.case)
+        truth = read_labels(pair.reference)
+        guess, note = _onto(truth.geometry, read_labels(pair.prediction))
         found = compare_labels(truth.array, guess, truth.geometry.spacing, names)
-        rows += [{"case": case, **row, "note": "; ".join(filter(None, (note, row["note"]))) or None} for row in found]
+        rows += [
+            {"case": pair.case, **row, "note": "; ".join(filter(None, (note, row["note"]))) or None} for row in found
+        ]
         if output is not None:
-            pictures[case] = _picture(backgrounds.get(case), truth, guess)
+            pictures[pair.case] = _picture(pair.image, truth, guess)
     if output is not None:
-        _write_report(Path(output), rows, pictures, Path(reference), Path(prediction), notes)
+        _write_report(Path(output), rows, pictures, about or {}, notes)
     return rows
 
 
@@ -143,14 +172,13 @@ def _refuse_existing(output: Path) -> None:
         )
 
 
-def _write_report(output: Path, rows, pictures, reference: Path, prediction: Path, notes: list[str]) -> None:
+def _write_report(output: Path, rows, pictures, about: Mapping[str, str], notes: Sequence[str]) -> None:
     meta = {
         "title": "Segmentation report",
-        "Reference": str(reference),
-        "Prediction": str(prediction),
+        **about,
         "Cases": len(pictures),
         "Written": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        "notes": notes,
+        "notes": list(notes),
     }
     write_csv(output / "report.csv", rows)
     write_json_report(output / "report.json", rows, meta)

@@ -12,8 +12,11 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """Give a temporary path beside `path` to write to; move it onto `path` on success, remove it on failure."""
+def atomic_path(path: str | os.PathLike, durable: bool = True) -> Iterator[Path]:
+    """Give a temporary path beside `path` to write to; move it onto `path` on success, remove it on failure.
+
+    durable: wait until the disk has it, so that a power cut can't take it; not worth the time for scratch files.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # the name keeps its ending, by which writers choose the format
@@ -22,7 +25,8 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        _flush_to_disk(temporary)
+        if durable:
+            _flush_to_disk(temporary)
         temporary.chmod(0o666 & ~_umask())
         os.replace(temporary, path)
     finally:

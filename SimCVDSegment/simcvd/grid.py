@@ -18,6 +18,8 @@ _SPACING_TOLERANCE = 1e-5
 class ImageError(SimCVDError):
     """An image that cannot be read, written or used."""
 
+    kind = "image"
+
 
 @dataclass(frozen=True)
 class Geometry:

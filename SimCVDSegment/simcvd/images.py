@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from simcvd.errors import is_out_of_memory
 from simcvd.files import atomic_path
 from simcvd.grid import MAX_VOXELS, Geometry, Grid, ImageError, Volume, normalise, same_geometry
 
@@ -35,7 +36,7 @@ __all__ = [
 
 SUFFIXES = (".seg.nrrd", ".nrrd", ".nhdr", ".nii.gz", ".nii", ".mha", ".mhd")
 # the maps that `simcvd segment` writes beside its labels end so
-MAP_KINDS = (".sdm", ".probability", ".uncertainty")
+MAP_KINDS = (".sdm", ".probability", ".uncertainty", ".model-sdm")
 WRITABLE = (".nrrd", ".nii.gz", ".nii", ".mha")
 # a direction matrix further than this from orthonormal bends distances by about a percent
 _SHEAR_TOLERANCE = 0.01
@@ -155,9 +156,9 @@ def _read_file(path: Path, max_voxels: int, layers: bool = False):
         if path.name.lower().endswith((".nii", ".nii.gz")):
             _check_nifti_length(path)
         image = reader.Execute()
-    except MemoryError as error:
-        raise ImageError(f"{path} does not fit into memory; crop it or close other programs.") from error
-    except (RuntimeError, OSError, EOFError, zlib.error, struct.error) as error:
+    except (RuntimeError, MemoryError, OSError, EOFError, zlib.error, struct.error) as error:
+        if is_out_of_memory(error):
+            raise ImageError(f"{path} does not fit into memory; crop it or close other programs.") from error
         raise ImageError(
             f"{path} has a readable header but not all of its voxels: it is damaged or cut short; export it again."
         ) from error

@@ -45,11 +45,19 @@ class Predictor:
         device: "cpu", "cuda", "cuda:1", "mps".
         precision: what the convolutions run in; None takes the best. Probabilities are float32.
         views: number of stochastic passes that follow the plain one. Each drops channels of the bottleneck and before
-            the head, as in training, by the same masks for every call; their mean probabilities are appended, so
-            that the result has 2 (C - 1) channels.
+            the head, as in training, by the same masks for every call; their mean probabilities are appended as
+            C - 1 more channels.
+        model_sdm: append the distance head's maps of the plain pass, in [-1, 1], as the last C - 1 channels.
     """
 
-    def __init__(self, network: VNet, device: str = "cpu", precision: torch.dtype | None = None, views: int = 0):
+    def __init__(
+        self,
+        network: VNet,
+        device: str = "cpu",
+        precision: torch.dtype | None = None,
+        views: int = 0,
+        model_sdm: bool = False,
+    ):
         self.device = torch.device(device)
         self.precision = precision or choose_precision("auto", device)
         self.layout = torch.contiguous_format if device.startswith("mps") else torch.channels_last_3d
@@ -63,10 +71,13 @@ class Predictor:
             )
             weight, bias = network.segmentation_head.weight, network.segmentation_head.bias
             self.head = (weight[1:] - weight[:1]).to(**place), (bias[1:] - bias[:1]).to(self.device, self.precision)
+            # a convolution of its own: in one with the other head, asking for it would change the last digits there
+            weight, bias = network.distance_head.weight, network.distance_head.bias
+            self.distance_head = (weight.to(**place), bias.to(self.device, self.precision)) if model_sdm else None
             self.views = _dropout_masks(network, views, self.device, self.precision)
 
     def __call__(self, x: torch.Tensor, step: Step = _nothing) -> torch.Tensor:
-        """Foreground probabilities, float32, on the predictor's device; `step` is called between the parts."""
+        """All channels, float32, on the predictor's device; `step` is called between the parts."""
         with torch.inference_mode():
             x = x.to(device=self.device, dtype=self.precision).contiguous(memory_format=self.layout)
             skips = []
@@ -76,16 +87,21 @@ class Predictor:
                 step()
             features = self.encoder[-1](x)
             step()
-            if not self.views:
-                return self._probabilities(self._decode(features, skips, step), self.head[0])
-            plain = self._probabilities(self._decode(features, list(skips), step), self.head[0])
-            return torch.cat([plain, self._stochastic(features, skips)])
+            x = self._decode(features, list(skips) if self.views else skips, step)
+            found = [self._probabilities(x, self.head[0])]
+            if self.distance_head:
+                found.append(functional.conv3d(x, *self.distance_head)[0].float().tanh_())
+            del x
+            if self.views:
+                found.insert(1, self._stochastic(features, skips))
+            return torch.cat(found) if len(found) > 1 else found[0]
 
     def voxels_within(self, megabytes: float) -> int:
         """How many voxels may go in at once for the activations to stay within a number of megabytes."""
         size = torch.finfo(self.precision).bits // 8
         held = 3 if self.views else 2  # full-size activations alive at the widest place, in the last stage
-        per_voxel = size * self.filters * (held + 0.75) + 4 * (4 + 2 * self.classes)
+        maps = 2 * self.classes + (2 * (self.classes - 1) if self.distance_head else 0)
+        per_voxel = size * self.filters * (held + 0.75) + 4 * (4 + maps)
         return int(megabytes * 2**20 / per_voxel)
 
     def _decode(self, x: torch.Tensor, skips: list[torch.Tensor], step: Step = _nothing) -> torch.Tensor:
@@ -148,13 +164,13 @@ def predict_whole(
     """One fully convolutional pass.
 
     Args:
-        predict: a `Predictor`, or any function from (1, 1, K, J, I) to probabilities (C - 1, K, J, I).
+        predict: a `Predictor`, or any function from (1, 1, K, J, I) to maps, such as probabilities, (C - 1, K, J, I).
         array: (K, J, I), float32, normalised, on the model's grid.
         patch: the patch of the training, (K, J, I); a smaller array is padded up to it.
         step: called between the parts of the pass; may raise to cancel.
 
     Returns:
-        (C - 1, K, J, I), float32.
+        (C - 1, K, J, I), float32, or as many channels as `predict` gives.
     """
     padded, inside = pad(array, patch)
     return _to_numpy(predict(_to_tensor(padded), step)[inside])

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy.spatial import cKDTree
 
+from simcvd.boxes import bounding_box
 from simcvd.errors import SimCVDError
 
 DEFINITIONS = {
@@ -170,18 +171,3 @@ def _crop_to_union(reference: np.ndarray, prediction: np.ndarray) -> tuple[np.nd
         return empty, empty
     union = tuple(slice(min(s.start for s in sides), max(s.stop for s in sides)) for sides in zip(*boxes, strict=True))
     return reference[union], prediction[union]
-
-
-def bounding_box(mask: np.ndarray) -> tuple[slice, slice, slice] | None:
-    """The smallest box, as three slices, that holds all of a mask (K, J, I); None for an empty mask."""
-    plane = mask.any(axis=0)
-    rows, columns = _extent(plane.any(axis=1)), _extent(plane.any(axis=0))
-    if rows is None or columns is None:
-        return None
-    slices = _extent(mask[:, rows, columns].any(axis=(1, 2)))
-    return (slices, rows, columns) if slices else None
-
-
-def _extent(line: np.ndarray) -> slice | None:
-    inside = np.flatnonzero(line)
-    return slice(int(inside[0]), int(inside[-1]) + 1) if len(inside) else None

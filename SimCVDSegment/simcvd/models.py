@@ -41,6 +41,8 @@ _DESCRIPTION = {
 class ModelError(SimCVDError):
     """A model that is missing, damaged, not allowed or doesn't fit."""
 
+    kind = "model"
+
 
 # --- the folder -----------------------------------------------------------------------------------------------------
 

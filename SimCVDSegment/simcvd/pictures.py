@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from simcvd.metrics import MetricsError, bounding_box, surface, surface_distances
+from simcvd.boxes import bounding_box
+from simcvd.metrics import MetricsError, surface, surface_distances
 
 # two colours of Okabe and Ito's palette, told apart with any colour vision and on any grey
 REFERENCE_COLOUR = (86, 180, 233)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import itertools
 import math
 import os
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
+from simcvd.clock import Clock
 from simcvd.devices import SMALLEST_LIMIT_MB, choose_device, choose_precision, memory_limit
+from simcvd.errors import NotEnoughMemoryError, is_out_of_memory
 from simcvd.grid import Geometry, Grid, Volume, normalise
 from simcvd.inference import (
     STEPS,
@@ -34,7 +35,7 @@ from simcvd.labels import (
     move_boundary,
     roi_box,
 )
-from simcvd.models import build_network, find_model
+from simcvd.models import ModelError, build_network, find_model
 
 VIEWS = 2  # stochastic passes behind an uncertainty: the two views that SimCVD trains with
 ROI_CONTEXT = 32  # voxels of the model's grid around a region of interest that the network sees too
@@ -48,6 +49,7 @@ class Settings:
     largest: keep only the largest connected part (across faces) of each class.
     windows: the published sliding windows in place of one pass.
     uncertainty: also give the uncertainty.
+    model_sdm: also give what the model's own distance head says.
     offset: mm by which the boundary moves outwards (negative: inwards).
     roi: LPS bounds in mm (x0, x1, y0, y1, z0, z1); outside is background.
     precision: "auto", "float32" or "bfloat16".
@@ -62,6 +64,7 @@ class Settings:
     roi: Sequence[float] | None = None
     precision: str = "auto"
     memory_limit_mb: float | None = None
+    model_sdm: bool = False
 
 
 @dataclass
@@ -74,6 +77,9 @@ class Result:
     probability: (C - 1, K, J, I), float32, of each foreground class, before `largest` and `offset`.
     uncertainty: float32 in [0, 1] or None: entropy of the mean class probabilities of two passes with dropout, divided
         by log C (predictive entropy, Gal and Ghahramani 2016).
+    model_sdm: (C - 1, K, J, I), float32, or None: the distance head's own maps, -1 deep inside to 1 far outside (1 too
+        outside a region), before `largest` and `offset`.
+    device: where the network ran in the end.
     seconds: by part: prepare, network, back, distance, total.
     notes: sentences for the user: what fell back and why, what was not found.
     """
@@ -82,7 +88,9 @@ class Result:
     sdm: np.ndarray
     probability: np.ndarray
     uncertainty: np.ndarray | None
+    model_sdm: np.ndarray | None
     geometry: Geometry
+    device: str
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -102,7 +110,7 @@ class Segmenter:
         self.network, self.card = build_network(find_model(model))
         channels = self.card["network"]["in_channels"]
         if channels != 1:
-            raise SegmentationError(f"The model takes {channels} images at once; choose one that takes a single scan.")
+            raise ModelError(f"The model takes {channels} images at once; choose one that takes a single scan.")
         self.patch = tuple(self.card["patch"])
         self.spacing = tuple(self.card["grid"]["spacing"])
         self._predictors: dict[tuple, Predictor] = {}
@@ -119,24 +127,27 @@ class Segmenter:
 
         Raises:
             ImageError: the image is constant or its grid too large.
-            SegmentationError: the settings cannot be met, or memory ran out on the CPU too.
+            SegmentationError: the settings cannot be met.
+            NotEnoughMemoryError: memory ran out on the CPU too.
+            ModelError: what the model gives are no numbers.
         """
         settings = settings or Settings()
         _check(settings)
-        told, clock = _Progress(progress), _Clock()
+        told, clock = _Progress(progress), Clock()
         grid = Grid.of(volume.geometry, self.spacing)
         array = normalise(grid.forward(volume.array), self.card["normalisation"])
         told(0.1)
         clock.lap("prepare")
         notes: list[str] = []
-        found = self._predict_region(array, grid.geometry, settings, told, notes)
+        found, device = self._predict_region(array, grid.geometry, settings, told, notes)
         if not np.isfinite(found).all():
-            raise SegmentationError("The model gave numbers that are not finite; import or train it again.")
+            raise ModelError("The model gave numbers that are not finite; import or train it again.")
         del array
         clock.lap("network")
-        classes = self.network.settings["n_classes"]
-        probability = np.clip(grid.backward(found[: classes - 1]), 0, 1)
-        uncertainty = grid.backward(entropy(found[classes - 1 :])) if settings.uncertainty else None
+        n = self.network.settings["n_classes"] - 1
+        probability = np.clip(grid.backward(found[:n]), 0, 1)
+        uncertainty = grid.backward(entropy(found[n : 2 * n])) if settings.uncertainty else None
+        model_sdm = np.clip(grid.backward(found[-n:]), -1, 1) if settings.model_sdm else None
         del found
         labels = classify(probability)
         told(0.85)
@@ -144,25 +155,32 @@ class Segmenter:
         labels, sdm = self._finish(labels, volume.geometry, settings, notes)
         clock.lap("distance")
         told(1.0)
-        return Result(labels, sdm, probability, uncertainty, volume.geometry, clock.seconds(), notes)
+        maps = labels, sdm, probability, uncertainty, model_sdm
+        return Result(*maps, volume.geometry, device, clock.seconds(), notes)
 
     def _predict_region(self, array, geometry: Geometry, settings: Settings, told: _Progress, notes: list[str]):
-        """Probabilities on the whole grid, of which the network saw the region of interest and its surroundings."""
+        """The predictor's maps on the whole grid, of which it saw the region of interest and its surroundings, and
+        the device that they were made on."""
         if settings.roi is None:
             return self._predict(array, settings, told, notes)
         box = roi_box(geometry, settings.roi, margin=ROI_CONTEXT)
-        part = self._predict(array[box], settings, told, notes)
+        part, device = self._predict(array[box], settings, told, notes)
         found = np.zeros((len(part), *array.shape), np.float32)
+        if settings.model_sdm:
+            found[1 - self.network.settings["n_classes"] :] = 1
         found[(slice(None), *box)] = part
-        return found
+        return found, device
 
-    def _predict(self, array: np.ndarray, settings: Settings, told: _Progress, notes: list[str]) -> np.ndarray:
-        device = self.device if settings.device == "auto" else choose_device(settings.device)
+    def _predict(self, array: np.ndarray, settings: Settings, told: _Progress, notes: list[str]):
+        device = used = self.device if settings.device == "auto" else choose_device(settings.device)
 
         def attempt(device: str, limit: float) -> np.ndarray:
+            nonlocal used
+            used = device
             return self._pass(self._predictor(device, settings), array, limit, settings.windows, told)
 
-        return with_fallback(attempt, device, settings.memory_limit_mb or memory_limit(device), notes, told)
+        found = with_fallback(attempt, device, settings.memory_limit_mb or memory_limit(device), notes, told)
+        return found, used
 
     def _pass(self, predictor: Predictor, array, limit: float, windows: bool, told: _Progress) -> np.ndarray:
         if windows:
@@ -174,10 +192,10 @@ class Segmenter:
         return predict_within(predictor, array, self.patch, limit, step)
 
     def _predictor(self, device: str, settings: Settings) -> Predictor:
-        key = device, settings.precision, settings.uncertainty
+        key = device, settings.precision, settings.uncertainty, settings.model_sdm
         if key not in self._predictors:
             precision, views = choose_precision(settings.precision, device), VIEWS * settings.uncertainty
-            self._predictors[key] = Predictor(self.network, device, precision, views)
+            self._predictors[key] = Predictor(self.network, device, precision, views, settings.model_sdm)
         return self._predictors[key]
 
     def _finish(self, labels: np.ndarray, geometry: Geometry, settings: Settings, notes: list[str]):
@@ -208,14 +226,14 @@ def with_fallback(
 ) -> np.ndarray:
     """Run `attempt(device, limit in MB)`: out of memory, with smaller limits; when a GPU still fails, on the CPU.
 
-    Adds a sentence to `notes` for each retreat. Raises SegmentationError when memory runs out on the CPU too; what a
-    progress callback raises passes through.
+    Adds a sentence to `notes` for each retreat. Raises NotEnoughMemoryError when memory runs out on the CPU too; what
+    a progress callback raises passes through.
     """
     while True:
         try:
             return attempt(device, limit)
         except (RuntimeError, MemoryError) as error:
-            short = isinstance(error, MemoryError) or "memory" in str(error).lower()
+            short = is_out_of_memory(error)
             if (told and told.inside) or (device == "cpu" and not short):
                 raise
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -229,7 +247,7 @@ def with_fallback(
             notes.append(f"The scan was segmented on the CPU, because {device} failed ({reason}).")
             device, limit = "cpu", memory_limit("cpu")
         else:
-            raise SegmentationError("There is not enough memory for this scan; close programs or set a region.")
+            raise NotEnoughMemoryError()
 
 
 def _check(settings: Settings) -> None:
@@ -261,19 +279,3 @@ class _Progress:
         """A function to call at each of a number of steps between two fractions."""
         done = itertools.count(1)
         return lambda: self(start + (end - start) * min(1.0, next(done) / steps))
-
-
-class _Clock:
-    """Seconds of one part after the other."""
-
-    def __init__(self):
-        self.parts: dict[str, float] = {}
-        self.begun = self.last = time.perf_counter()
-
-    def lap(self, part: str) -> None:
-        now = time.perf_counter()
-        self.parts[part] = now - self.last
-        self.last = now
-
-    def seconds(self) -> dict[str, float]:
-        return {**self.parts, "total": self.last - self.begun}

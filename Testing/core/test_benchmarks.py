@@ -9,17 +9,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_segmentation import threshold_network, write_model
 from training_runs import small_run
 
+from simcvd.distance import signed_distance
 from simcvd.events import read_events
 from simcvd.files import read_json
+from simcvd.images import write_volume
 from simcvd.metrics import compare
+from simcvd.phantom import make_phantom
 from simcvd.report import write_json_report
 from simcvd.training.loop import Trainer
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 
+import interaction  # noqa: E402
 import training  # noqa: E402
 
 ALONE = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -176,3 +181,22 @@ def test_peak_memory_is_not_that_of_the_parent():
     script = f"import sys; sys.path.append({str(BENCHMARKS)!r}); import common; print(common.peak_memory())"
     peak = float(subprocess.run([sys.executable, "-c", script], capture_output=True, check=True).stdout)
     assert 0 < peak < len(ballast) / 2**20
+
+
+def test_the_plain_way_gives_the_masks_of_the_quick_one():
+    _, label = make_phantom(0, (2.5, 2.5, 2.5))
+    whole = interaction.padded(label.array > 0, (40, 70, 90))
+    rows = interaction.measure_steps(signed_distance(whole, (2.5, 2.5, 2.5)), (2.5, 2.5, 2.5))
+    assert len(rows) == 7
+    assert {row[0]: row[-1] for row in rows if row[-1] != "yes"} == {"the last of 20 points dragged": "–"}
+
+
+def test_clicks_are_those_of_a_worker(tmp_path):
+    image, _ = make_phantom(0, (4.0, 4.0, 4.0))
+    write_volume(tmp_path / "scan.nrrd", image.array, image.geometry)
+    model = write_model(tmp_path / "model", threshold_network([1.0]))
+    heads, row = interaction.measure_clicks(str(model), tmp_path / "scan.nrrd")
+    first, warming, after, later = map(float, row)
+    assert len(heads) == len(row) and min(first, warming) > max(after, later) > 0
+    with pytest.raises(SystemExit, match="no model"), interaction.Worker() as worker:
+        worker.ask(do="warm", model=str(tmp_path / "nobody"))

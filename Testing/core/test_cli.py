@@ -129,12 +129,16 @@ def test_options_reach_the_segmentation(capsys):
     argv = ["segment", "scan.nrrd", "--model", "tiny", "--largest", "--device", "cpu", "--json"]
     assert main([*argv, "--output", "a"]) == 0
     roi = ["--roi", "-20", "20.5", "-15", "25", "-10", "30"]
-    assert main([*argv, *roi, "--offset", "-4", "--probability", "--uncertainty", "--output", "b"]) == 0
-    assert sorted(os.listdir("b")) == [f"scan.{k}.nrrd" for k in ("probability", "sdm", "seg", "uncertainty")]
+    maps = ["--probability", "--uncertainty", "--model-sdm"]
+    assert main([*argv, *roi, "--offset", "-4", *maps, "--output", "b"]) == 0
+    kinds = ("model-sdm", "probability", "sdm", "seg", "uncertainty")
+    assert sorted(os.listdir("b")) == [f"scan.{kind}.nrrd" for kind in kinds]
     whole, part = (read_labels(f"{x}/scan.seg.nrrd").array > 0 for x in "ab")
     assert part.sum() < whole.sum()
     probability = read_volume("b/scan.probability.nrrd").array
     assert probability.dtype == np.float32 and 0 <= probability.min() <= probability.max() <= 1
+    model_sdm = read_volume("b/scan.model-sdm.nrrd").array
+    assert model_sdm.dtype == np.float32 and -1 <= model_sdm.min() < model_sdm.max() <= 1
 
 
 def test_several_segments_get_maps_of_their_own(capsys):

@@ -55,7 +55,7 @@ def test_two_files_make_one_case_whatever_their_names(folders):
 
 
 def test_what_segment_writes_beside_the_labels_is_no_prediction(folders):
-    for kind in ("sdm", "probability", "uncertainty"):
+    for kind in ("sdm", "probability", "uncertainty", "model-sdm"):
         save(folders[1] / f"c1.{kind}.nrrd", ball(5).astype(np.float32))
     pairs, notes = match_cases(*folders)
     assert len(pairs) == 3 and notes == []

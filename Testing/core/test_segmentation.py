@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from simcvd.errors import SimCVDError
+from simcvd.errors import NotEnoughMemoryError, SimCVDError
 from simcvd.grid import Geometry, ImageError, Volume
 from simcvd.images import read_volume
 from simcvd.inference import (
@@ -25,7 +26,7 @@ from simcvd.inference import (
     window_starts,
 )
 from simcvd.labels import SegmentationError, classify, entropy, keep_inside, keep_largest, roi_box
-from simcvd.models import save_model
+from simcvd.models import ModelError, save_model
 from simcvd.network import VNet
 from simcvd.segmentation import Segmenter, Settings, with_fallback
 
@@ -73,6 +74,9 @@ def threshold_network(levels: list[float]) -> VNet:
         for value, total in enumerate(np.cumsum([level + 10 for level in levels]), start=1):
             network.segmentation_head.weight[value, 0] = 8.0 * value
             network.segmentation_head.bias[value] = -8.0 * float(total)
+            # and the distance falls through zero there
+            network.distance_head.weight[value - 1, 0] = -0.2
+            network.distance_head.bias[value - 1] = 0.2 * (levels[value - 1] + 10)
     return network
 
 
@@ -202,6 +206,18 @@ def test_views_without_dropout_equal_the_plain_pass():
     network.bottleneck_dropout.p = network.head_dropout.p = 0.0
     plain, views = Predictor(network, "cpu", torch.float32, views=2)(torch.randn(1, 1, 16, 16, 16))
     assert torch.allclose(plain, views, atol=1e-6)
+
+
+@pytest.mark.parametrize(("n_classes", "views"), [(2, 0), (3, 0), (3, 2)])
+def test_the_distance_head_is_appended_and_changes_nothing_else(n_classes, views):
+    network = random_network(n_classes)
+    x = torch.randn(1, 1, 32, 16, 48)
+    found = Predictor(network, "cpu", torch.float32, views, model_sdm=True)(x)
+    assert torch.equal(found[: 1 - n_classes], Predictor(network, "cpu", torch.float32, views)(x))
+    with torch.inference_mode():
+        expected = network(x).sdm[0]
+    assert expected.std() > 0.01
+    assert torch.allclose(found[1 - n_classes :], expected, atol=1e-5)
 
 
 # --- passes over arrays
@@ -342,7 +358,7 @@ def test_result_lies_on_the_grid_of_the_scan(segmenter, spacing, direction):
     assert result.labels.shape == result.sdm.shape == array.shape
     assert result.probability.shape == (1, *array.shape)
     assert (result.labels.dtype, result.sdm.dtype, result.probability.dtype) == (np.uint8, np.float32, np.float32)
-    assert result.uncertainty is None
+    assert result.uncertainty is None and result.device == "cpu"
     assert dice(result.labels, array > array.mean() + array.std()) > 90
     assert np.array_equal(result.sdm < 0, result.labels == 1)
     assert set(result.seconds) == {"prepare", "network", "back", "distance", "total"}
@@ -464,6 +480,36 @@ def test_uncertainty_is_between_none_and_one_and_highest_at_the_boundary(fitted,
     assert np.array_equal(result.labels, segmenter.segment(scan).labels)
 
 
+@pytest.mark.parametrize("way", [Settings(), Settings(windows=True), Settings(memory_limit_mb=1)])
+@pytest.mark.parametrize("uncertainty", [False, True])
+def test_the_models_own_distance_lies_on_the_grid_of_the_scan(two_classes, way, uncertainty):
+    array = balls((20, 40, 130), ((10, 20, 40), (10, 24, 80)), (9, 8), noise=1)
+    scan = volume(array[:, :, ::-1], direction=(-1, 0, 0, 0, 1, 0, 0, 0, 1))
+    way = replace(way, uncertainty=uncertainty)
+    plain, result = two_classes.segment(scan, way), two_classes.segment(scan, replace(way, model_sdm=True))
+    assert plain.model_sdm is None
+    assert np.array_equal(plain.labels, result.labels) and np.array_equal(plain.probability, result.probability)
+    assert uncertainty is False or np.array_equal(plain.uncertainty, result.uncertainty)
+    found = result.model_sdm
+    assert found.dtype == np.float32 and found.shape == (2, *array.shape)
+    assert found.min() >= -1 and found.max() <= 1
+    from scipy.ndimage import uniform_filter
+
+    image = uniform_filter((scan.array - scan.array.mean()) / scan.array.std(), 3)
+    middle = (slice(2, -2),) * 3  # the network pads with zeros, the filter does not
+    for one, level in zip(found, (0.5, 2.0), strict=True):
+        expected = np.tanh(-0.2 * (image - level))[middle]
+        assert np.median(np.abs(one[middle] - expected)) < 0.02  # bfloat16 beside a shift of 10
+        assert np.corrcoef(one[middle].ravel(), expected.ravel())[0, 1] > 0.99
+
+
+def test_outside_a_region_the_models_distance_is_far_outside(segmenter):
+    scan = volume(balls((40, 48, 120)))
+    x0, y0, z0 = scan.geometry.origin
+    found = segmenter.segment(scan, Settings(roi=(x0, x0 + 40, y0, y0 + 47, z0, z0 + 39), model_sdm=True)).model_sdm
+    assert (found[..., 80:] == 1).all() and (found[..., :40] != 1).all()
+
+
 def test_nothing_found_gives_a_finite_map_and_a_note(tmp_path):
     segmenter = Segmenter(write_model(tmp_path / "none", constant_network([5.0, -5.0])), "cpu")
     scan = volume(balls((20, 24, 30)), (1.0, 2.0, 3.0))
@@ -525,13 +571,14 @@ def test_settings_that_cannot_be_are_refused_with_a_sentence(segmenter, settings
         segmenter.segment(volume(balls()), settings)
 
 
-def test_out_of_memory_falls_back_to_smaller_tiles():
+@pytest.mark.parametrize("words", ["CUDA out of memory.", "could not create a primitive", "std::bad_alloc"])
+def test_out_of_memory_falls_back_to_smaller_tiles(words):
     tried, notes = [], []
 
     def attempt(device, limit):
         tried.append((device, limit))
         if limit > 300:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
+            raise torch.OutOfMemoryError(words)
         return np.zeros(1)
 
     with_fallback(attempt, "cpu", 4096, notes)
@@ -555,8 +602,16 @@ def test_too_little_memory_on_the_cpu_is_said():
     def attempt(device, limit):
         raise MemoryError
 
-    with pytest.raises(SegmentationError, match="not enough memory"):
+    with pytest.raises(NotEnoughMemoryError, match="not enough memory"):
         with_fallback(attempt, "cpu", 100, [])
+
+
+def test_a_model_of_no_numbers_is_said(tmp_path):
+    network = random_network()
+    for norm in (m for m in network.modules() if isinstance(m, torch.nn.BatchNorm3d)):
+        norm.weight.data.fill_(6e4)  # finite as stored, not in use
+    with pytest.raises(ModelError, match="not finite"):
+        Segmenter(write_model(tmp_path / "odd", network), "cpu").segment(volume(balls()), Settings(precision="float32"))
 
 
 def test_errors_of_the_cpu_are_not_hidden():

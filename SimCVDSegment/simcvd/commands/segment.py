@@ -29,7 +29,8 @@ DESCRIPTION = """Segments scans. For each one it writes, on exactly the scan's o
   <name>.sdm.nrrd          signed distance to the boundary in mm (float32, negative inside)
   <name>.probability.nrrd  with --probability
   <name>.uncertainty.nrrd  with --uncertainty (0 to 1)
-A model with several segments writes one distance map and one probability map per segment, as <name>.<segment>.sdm.nrrd.
+  <name>.model-sdm.nrrd    with --model-sdm: the distance that the model itself predicts, scaled to -1 to 1
+A model with several segments writes one map of each kind per segment, as <name>.<segment>.sdm.nrrd; uncertainty is one.
 A scan called image.* takes the name of its folder."""
 
 
@@ -46,6 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--probability", action="store_true", help="write the probability of each segment too")
     parser.add_argument(
         "--uncertainty", action="store_true", help="write the uncertainty too (takes about twice as long)"
+    )
+    parser.add_argument(
+        "--model-sdm", action="store_true", help="write the distance map that the model itself predicts too"
     )
     parser.add_argument("--offset", type=float, default=0.0, metavar="MM", help="move the boundary out (negative: in)")
     parser.add_argument("--largest", action="store_true", help="keep only the largest connected part of each segment")
@@ -78,7 +82,12 @@ def run(args: argparse.Namespace) -> int:
     segmenter = Segmenter(model, args.device)
     roi = tuple(args.roi) if args.roi else None
     settings = Settings(
-        windows=args.windows, uncertainty=args.uncertainty, offset=args.offset, largest=args.largest, roi=roi
+        windows=args.windows,
+        uncertainty=args.uncertainty,
+        model_sdm=args.model_sdm,
+        offset=args.offset,
+        largest=args.largest,
+        roi=roi,
     )
     done, failed = segment_scans(segmenter, scans, outputs, settings, console)
     console.result({"model": card["name"], "scans": done, "failed": failed})
@@ -129,7 +138,9 @@ def find_scans(paths: Sequence[Path]) -> list[tuple[str, Path]]:
     return [(n if n not in doubles else name, p) for n, (name, p) in zip(named, found, strict=True)]
 
 
-def outputs_for(folder: Path, name: str, card: dict, probability: bool = False, uncertainty: bool = False) -> dict:
+def outputs_for(
+    folder: Path, name: str, card: dict, probability: bool = False, uncertainty: bool = False, model_sdm: bool = False
+) -> dict[str, Path]:
     """The files of one scan by kind; maps of several segments are called after them."""
     segments = card["segments"]
     slugs = [re.sub(r"[^\w]+", "-", s["name"]).strip("-").lower() or str(s["value"]) for s in segments]
@@ -138,7 +149,7 @@ def outputs_for(folder: Path, name: str, card: dict, probability: bool = False, 
     ]
     parts = [""] if len(segments) == 1 else [f".{s}" for s in slugs]
     files = {"segmentation": folder / f"{name}.seg.nrrd"}
-    for kind in ["sdm"] + ["probability"] * probability:
+    for kind in ["sdm"] + ["probability"] * probability + ["model-sdm"] * model_sdm:
         files |= {f"{kind}{part}": folder / f"{name}{part}.{kind}.nrrd" for part in parts}
     if uncertainty:
         files["uncertainty"] = folder / f"{name}.uncertainty.nrrd"
@@ -148,7 +159,11 @@ def outputs_for(folder: Path, name: str, card: dict, probability: bool = False, 
 def write_result(result, files: dict[str, Path], card: dict) -> None:
     """Write what `files` (see outputs_for) asks for; when one of them fails, none that is new is left."""
     classes = len(card["segments"])
-    maps = {"sdm": iter(result.sdm.reshape(classes, *result.labels.shape)), "probability": iter(result.probability)}
+    maps = {
+        "sdm": iter(result.sdm.reshape(classes, *result.labels.shape)),
+        "probability": iter(result.probability),
+        "model-sdm": iter(() if result.model_sdm is None else result.model_sdm),
+    }
     new = []
     try:
         for kind, path in files.items():
@@ -175,7 +190,7 @@ def refuse_existing(files) -> None:
 
 
 def _outputs(folder: Path, name: str, card: dict, args: argparse.Namespace) -> dict[str, Path]:
-    return outputs_for(folder, name, card, args.probability, args.uncertainty)
+    return outputs_for(folder, name, card, args.probability, args.uncertainty, args.model_sdm)
 
 
 def _scans_at(path: Path) -> list[Path]:
