@@ -1,0 +1,373 @@
+"""A segment's boundary, moved as a whole or across points that the user places, live in the slice views.
+
+What was computed or drawn before stays the base: every change starts from it, so that moving a slider back or removing
+a point brings back what was there. Edits made elsewhere, as in the Segment Editor, become the new base.
+
+Undo is kept here: a segmentation node has none (the Segment Editor keeps its own, which does not know of these).
+"""
+
+import time
+from typing import NamedTuple
+
+import numpy as np
+import qt
+import slicer
+import vtk
+from slicer.i18n import tr as _
+
+from simcvd.errors import SimCVDError
+from simcvd.refinement import Point, Refinement, free_of
+from SimCVDLib import nodes
+
+DEFAULTS = {"offset": 0.0, "largest": False, "fillHoles": False, "smoothing": 0.0, "radius": 10.0}
+SURFACE = "Closed surface"
+SURFACE_AFTER_MS = 500  # a 3D surface takes far longer than a change in the slices: it follows when the user pauses
+ONE_STEP_SECONDS = 0.7  # changes of one kind that follow each other this quickly are undone together
+_ROLES = {True: "SimCVD.Inside", False: "SimCVD.Outside"}
+_SEGMENT = "SimCVD.Segment"
+_COLOURS = {True: (0.30, 0.85, 0.35), False: (0.95, 0.35, 0.85)}
+UNTOUCHED = {**DEFAULTS, "inside": (), "outside": ()}
+
+
+class _Step(NamedTuple):
+    when: float
+    what: list | None  # the settings that changed; None when a point came or went
+    before: dict
+
+
+class Corrections:
+    """Offset, clean-up and points for one segment.
+
+    Args:
+        segmentationNode, segmentId: what is edited. Nothing is written until something changes.
+        volumeNode: on whose grid; both must be under the same transform.
+        found: the maps.Maps of the segmentation; without a distance map the segment's own distance is computed once.
+        settings: those that the segment was left with, in a scene that was saved or before another segment was edited;
+            without them it is as it was computed or drawn.
+        onChanged: called when settings changed here rather than by `set`: after undo, and when an edit from elsewhere
+            became the new base (then all settings are back at their defaults and the points are gone).
+
+    Raises SimCVDError when the segment can't be edited here.
+    """
+
+    def __init__(self, segmentationNode, segmentId, volumeNode, found, onChanged=None, settings=None):
+        if segmentationNode.GetTransformNodeID() != volumeNode.GetTransformNodeID():
+            raise SimCVDError(
+                _("The segmentation and the volume are under different transforms; put them under the same one.")
+            )
+        self._segmentation = nodes.NodeReference(segmentationNode)
+        self._segmentId = segmentId
+        self._volume = nodes.NodeReference(volumeNode)
+        self._maps = found
+        self._onChanged = onChanged or (lambda: None)
+        self.settings = {**DEFAULTS, **(settings or {})}
+        self._refinement = None  # made at the first change
+        self._taken = None  # voxels of other segments, which are never taken
+        self._applied = self._state() if settings else UNTOUCHED  # what the segment shows
+        self._undo = []
+        self._order = []  # (inside, ID) of every point in the order of placing
+        self._writing = False
+        self._observed = []
+        self._soon = self._timer(self._onSoon)
+        self._edited = self._timer(self._onEdited)
+        self._surface = self._timer(self._showSurface)
+        self._observe(segmentationNode.GetSegmentation(), slicer.vtkSegmentation.SourceRepresentationModified)
+        for inside in (True, False):
+            if self._list(inside) is not None:
+                self._watch(self._list(inside))
+
+    # --- what a panel calls
+
+    def set(self, **settings):
+        """Change any of offset (mm), largest, fillHoles, smoothing (mm), radius (mm of new bumps around all points).
+
+        The segment follows as soon as the application is idle, so that a slider is never ahead of it by much.
+        """
+        if unknown := settings.keys() - DEFAULTS.keys():
+            raise TypeError(f"unknown settings: {', '.join(sorted(unknown))}")
+        self.settings.update(settings)
+        self._soon.start(0)
+
+    def place(self, inside):
+        """Let the user place points inside (or outside) the segment by clicking, until placing is switched off."""
+        points = self.points(inside)
+        selection = slicer.app.applicationLogic().GetSelectionNode()
+        interaction = slicer.app.applicationLogic().GetInteractionNode()
+        selection.SetReferenceActivePlaceNodeClassName("vtkMRMLMarkupsFiducialNode")
+        selection.SetActivePlaceNodeID(points.GetID())
+        interaction.SetPlaceModePersistence(1)
+        interaction.SetCurrentInteractionMode(slicer.vtkMRMLInteractionNode.Place)
+
+    def addPoint(self, position, inside):
+        """Place a point at a world position (RAS mm)."""
+        self.points(inside).AddControlPointWorld(vtk.vtkVector3d(*(float(x) for x in position)))
+
+    def removePoint(self):
+        """Remove the point that was placed last; returns whether there was one."""
+        self._sortPoints()
+        if not self._order:
+            return False
+        inside, identifier = self._order[-1]
+        node = self._list(inside)
+        node.RemoveNthControlPoint(node.GetNthControlPointIndexByID(identifier))
+        return True
+
+    def points(self, inside):
+        """The markups node of the points inside (or outside), made when it is first asked for."""
+        node = self._list(inside)
+        if node is None:
+            node = self._newList(inside)
+        return node
+
+    @property
+    def canUndo(self):
+        """Whether there is something to undo."""
+        return bool(self._undo)
+
+    def undo(self):
+        """Take the last change back."""
+        if self._undo:
+            self._restore(self._undo.pop().before)
+            self._change(self._state())
+            self._onChanged()
+
+    def apply(self):
+        """Bring the segment in line with settings and points now; raises SimCVDError when it can't be edited."""
+        self._soon.stop()
+        if self._edited.isActive():
+            self._onEdited()
+        self._sortPoints()
+        state = self._state()
+        if state == self._applied or (self._refinement is None and not self._open()):
+            return
+        self._remember(state)
+        self._change(state)
+
+    def close(self):
+        """Stop following; what was done stays, and so do the points."""
+        if self._soon.isActive():
+            self._onSoon()
+        if self._surface.isActive():
+            self._showSurface()
+        for timer in (self._soon, self._edited, self._surface):
+            timer.stop()
+        for thing, tag in self._observed:
+            thing.RemoveObserver(tag)
+        self._observed = []
+
+    # --- the segment
+
+    def _change(self, state):
+        segmentation, volume = self._nodes()
+        self._applied = state
+        box = self._refine(state)
+        if box is not None:
+            self._write(segmentation, volume, box)
+
+    def _open(self):
+        """Get ready to edit; False where the settings began anew, as what they had made was edited elsewhere."""
+        segmentation, volume = self._nodes()
+        now = nodes.readSegment(segmentation, self._segmentId, volume)
+        distance = self._maps.array("distance", self._segmentId)
+        if distance is not None:
+            self._begin(distance, now)
+            if np.array_equal(now, self._mask()):
+                self._applied = UNTOUCHED
+                return True
+            self._refine(self._applied)
+            if np.array_equal(now, self._mask()):
+                return True
+        if self._applied != UNTOUCHED:
+            self._beginAnew(now)
+            return False
+        self._begin(nodes.distanceOf(now, volume), now)
+        return True
+
+    def _begin(self, distance, now):
+        """Take a distance map as the base, and keep it with the scene so that changes can be taken back later."""
+        segmentation, volume = self._nodes()
+        self._maps.keep("distance", self._segmentId, distance)
+        self._refinement = Refinement(distance, volume.GetSpacing())
+        self._findOthers(segmentation, volume, now)
+
+    def _refine(self, state):
+        return self._refinement.update(
+            offset=state["offset"],
+            points=self._marks(state),
+            largest=state["largest"],
+            fill_holes=state["fillHoles"],
+            smoothing=state["smoothing"],
+        ).box
+
+    def _write(self, segmentation, volume, box):
+        self._writing = True
+        try:
+            if segmentation.GetSegmentation().ContainsRepresentation(SURFACE):
+                segmentation.GetSegmentation().RemoveRepresentation(SURFACE)
+                self._surface.start(SURFACE_AFTER_MS)
+            elif self._surface.isActive():
+                self._surface.start(SURFACE_AFTER_MS)
+            nodes.writeSegment(segmentation, self._segmentId, self._mask(), volume, box)
+        finally:
+            self._writing = False
+
+    def _mask(self):
+        mask = self._refinement.mask
+        return mask if self._taken is None else free_of(mask, [self._taken])
+
+    def _findOthers(self, segmentation, volume, now):
+        """What the other segments hold; what this one shares with them already stays its own."""
+        others = [i for i in segmentation.GetSegmentation().GetSegmentIDs() if i != self._segmentId]
+        masks = [nodes.readSegment(segmentation, i, volume) for i in others]
+        self._taken = np.logical_or.reduce(masks) & ~now if masks else None
+
+    def _nodes(self):
+        segmentation, volume = self._segmentation.get(), self._volume.get()
+        if segmentation is None or volume is None:
+            raise SimCVDError(_("The segmentation or its volume is no longer in the scene; segment again."))
+        if segmentation.GetSegmentation().GetSegment(self._segmentId) is None:
+            raise SimCVDError(_("The segment was removed; choose another or segment again."))
+        return segmentation, volume
+
+    def _showSurface(self):
+        segmentation = self._segmentation.get()
+        if segmentation is not None:
+            self._writing = True
+            segmentation.GetSegmentation().CreateRepresentation(SURFACE)
+            self._writing = False
+
+    # --- edits from elsewhere
+
+    def _onEdited(self):
+        self._edited.stop()
+        segmentation, volume = self._segmentation.get(), self._volume.get()
+        if segmentation is None or volume is None or self._refinement is None:
+            return
+        if segmentation.GetSegmentation().GetSegment(self._segmentId) is None:
+            return
+        now = nodes.readSegment(segmentation, self._segmentId, volume)
+        if np.array_equal(now, self._mask()):
+            self._findOthers(segmentation, volume, now)  # it was one of them
+        else:
+            self._beginAnew(now)
+
+    def _beginAnew(self, now):
+        """What the segment is now becomes the base, and all settings are back at their defaults."""
+        self._maps.keep("distance", self._segmentId, nodes.distanceOf(now, self._volume.get()))
+        self._refinement = None
+        self._applied = UNTOUCHED
+        self._undo = []
+        self._restore(UNTOUCHED)
+        self._onChanged()
+
+    # --- points
+
+    def _list(self, inside):
+        segmentation = self._segmentation.get()
+        if segmentation is None:
+            return None
+        role = _ROLES[inside]
+        found = [segmentation.GetNthNodeReference(role, n) for n in range(segmentation.GetNumberOfNodeReferences(role))]
+        return next((node for node in found if node and node.GetAttribute(_SEGMENT) == self._segmentId), None)
+
+    def _newList(self, inside):
+        segmentation, volume = self._nodes()
+        name = segmentation.GetSegmentation().GetSegment(self._segmentId).GetName()
+        title = _("{segment}: inside") if inside else _("{segment}: outside")
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", title.format(segment=name))
+        node.CreateDefaultDisplayNodes()
+        node.SetAttribute(_SEGMENT, self._segmentId)
+        node.SetControlPointLabelFormat("%d")
+        display = node.GetDisplayNode()
+        display.SetSelectedColor(*_COLOURS[inside])
+        display.SetColor(*_COLOURS[inside])
+        display.SetPointLabelsVisibility(False)
+        nodes.putBeside(node, volume)  # under its transform, so that the points go where the scan goes
+        segmentation.AddNodeReferenceID(_ROLES[inside], node.GetID())
+        self._watch(node)
+        return node
+
+    def _watch(self, points):
+        for event in (
+            points.PointPositionDefinedEvent,
+            points.PointPositionUndefinedEvent,
+            points.PointModifiedEvent,
+            points.PointRemovedEvent,
+        ):
+            self._observe(points, event)
+
+    def _sortPoints(self):
+        there = [
+            (inside, node.GetNthControlPointID(n))
+            for inside in (True, False)
+            if (node := self._list(inside)) is not None
+            for n in _defined(node)
+        ]
+        self._order = [p for p in self._order if p in there] + [p for p in there if p not in self._order]
+
+    def _positions(self, inside):
+        """Where the points are, in the frame of their node."""
+        node = self._list(inside)
+        return tuple(tuple(node.GetNthControlPointPosition(n)) for n in _defined(node)) if node else ()
+
+    def _marks(self, state):
+        volume, marks = self._volume.get(), []
+        for inside, name in ((True, "inside"), (False, "outside")):
+            if state[name]:
+                indices = nodes.nodeToIjk(self._list(inside), volume, state[name])
+                marks += [Point(tuple(index[::-1]), inside, state["radius"]) for index in indices.tolist()]
+        return marks
+
+    # --- undo
+
+    def _state(self):
+        return {**self.settings, "inside": self._positions(True), "outside": self._positions(False)}
+
+    def _remember(self, state):
+        before = self._applied
+        added = any(len(state[name]) != len(before[name]) for name in ("inside", "outside"))
+        what = None if added else [name for name in state if state[name] != before[name]]
+        now = time.monotonic()
+        if self._undo and what and self._undo[-1].what == what and now - self._undo[-1].when < ONE_STEP_SECONDS:
+            self._undo[-1] = self._undo[-1]._replace(when=now)
+        else:
+            self._undo.append(_Step(now, what, before))
+
+    def _restore(self, state):
+        self.settings = {name: state[name] for name in DEFAULTS}
+        for inside, name in ((True, "inside"), (False, "outside")):
+            if state[name] != self._positions(inside):
+                node = self.points(inside)
+                node.RemoveAllControlPoints()
+                for position in state[name]:
+                    node.AddControlPoint(vtk.vtkVector3d(*position))
+        self._soon.stop()
+
+    # --- events
+
+    def _timer(self, slot):
+        timer = qt.QTimer()
+        timer.setSingleShot(True)
+        timer.connect("timeout()", slot)
+        return timer
+
+    def _observe(self, thing, event):
+        self._observed.append((thing, thing.AddObserver(event, self._onEvent)))
+
+    def _onEvent(self, caller, _event):
+        if slicer.mrmlScene.IsClosing() or self._writing:
+            return
+        (self._edited if caller.IsA("vtkSegmentation") else self._soon).start(0)
+
+    def _onSoon(self):
+        try:
+            self.apply()
+        except SimCVDError as error:
+            slicer.util.showStatusMessage(str(error), 5000)
+
+
+def _defined(node):
+    """Numbers of the points that were placed; the one that follows the mouse while placing is none."""
+    defined = slicer.vtkMRMLMarkupsNode.PositionDefined
+    count = node.GetNumberOfControlPoints()
+    return [n for n in range(count) if node.GetNthControlPointPositionStatus(n) == defined]

@@ -1,0 +1,129 @@
+"""Segmentations and distance maps as files for other programs; the scene and its transforms stay as they are."""
+
+import contextlib
+import re
+from pathlib import Path
+
+import numpy as np
+import slicer
+import vtk
+from slicer.i18n import tr as _
+
+from simcvd.errors import SimCVDError
+from simcvd.files import atomic_path
+from simcvd.images import write_volume
+from SimCVDLib import nodes
+
+KINDS = ("seg.nrrd", "nii.gz", "stl")
+SURFACE = "Closed surface"
+
+
+def exportSegmentation(segmentationNode, place, kind):
+    """Write a segmentation in its own frame, as the scan's file has it; a parent transform is ignored.
+
+    Args:
+        place: a folder, where the file gets a name that is free, or the path of the file, which is replaced.
+        kind: "seg.nrrd" (segments with names, colors and terminology), "nii.gz" (label map: 1, 2, ... in the order of
+            the segments) or "stl" (surfaces of all segments).
+
+    Returns:
+        the path written. Raises SimCVDError when there is nothing to write or it can't be written.
+    """
+    if segmentationNode is None or segmentationNode.GetSegmentation().GetNumberOfSegments() == 0:
+        raise SimCVDError(_("There is no segmentation to export; segment a volume first."))
+    path = _target(place, segmentationNode.GetName(), kind)
+    {"seg.nrrd": _writeSegments, "nii.gz": _writeLabels, "stl": _writeSurfaces}[kind](segmentationNode, path)
+    return path
+
+
+def exportDistance(segmentationNode, segmentId, volumeNode, place):
+    """Write the signed distance in mm to a segment's boundary, as it is now, on a volume's grid, as NRRD (float32).
+
+    `place` is as in `exportSegmentation`. Returns the path written; raises SimCVDError when it can't be written.
+    """
+    if segmentationNode is None or segmentationNode.GetSegmentation().GetSegment(segmentId) is None:
+        raise SimCVDError(_("There is no segment to export; segment a volume first."))
+    nodes.checkVolume(volumeNode)
+    segment = segmentationNode.GetSegmentation().GetSegment(segmentId).GetName()
+    path = _target(place, f"{volumeNode.GetName()} {segment} sdm", "nrrd")
+    mask = nodes.readSegment(segmentationNode, segmentId, volumeNode)
+    if not mask.any():
+        raise SimCVDError(_("The segment {name} is empty, so there is no distance to it.").format(name=segment))
+    distance = nodes.distanceOf(mask, volumeNode)
+    write_volume(path, distance, nodes.geometryOf(volumeNode))
+    return path
+
+
+def _target(place, name, kind):
+    place = Path(place)
+    if not place.is_dir():
+        if not place.name.lower().endswith("." + kind):
+            raise SimCVDError(
+                _("{path} is no folder and does not end in .{kind}; choose another place.").format(
+                    path=place, kind=kind
+                )
+            )
+        return place
+    stem = re.sub(r'[\\/:*?"<>|\s]+', "-", name).strip("-.") or "segmentation"
+    path, count = place / f"{stem}.{kind}", 1
+    while path.exists():
+        count += 1
+        path = place / f"{stem}-{count}.{kind}"
+    return path
+
+
+def _writeSegments(segmentationNode, path):
+    with _whole(path) as temporary:
+        slicer.util.exportNode(segmentationNode, str(temporary), properties={"useCompression": 1})
+
+
+def _writeLabels(segmentationNode, path):
+    role = slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
+    volume = segmentationNode.GetNodeReference(role)
+    if volume is None:
+        raise SimCVDError(_("The volume of the segmentation is no longer in the scene; export it as .seg.nrrd."))
+    labels = np.zeros(nodes.shapeOf(volume), np.uint8)
+    for value, identifier in enumerate(segmentationNode.GetSegmentation().GetSegmentIDs(), start=1):
+        labels[nodes.readSegment(segmentationNode, identifier, volume)] = value
+    write_volume(path, labels, nodes.geometryOf(volume))
+
+
+def _writeSurfaces(segmentationNode, path):
+    segmentation = slicer.vtkSegmentation()  # a copy, so that the user's does not get a surface by this
+    segmentation.DeepCopy(segmentationNode.GetSegmentation())
+    segmentation.CreateRepresentation(SURFACE)
+    joined = vtk.vtkAppendPolyData()
+    for identifier in segmentation.GetSegmentIDs():
+        surface = segmentation.GetSegment(identifier).GetRepresentation(SURFACE)
+        if surface is not None and surface.GetNumberOfPoints():
+            joined.AddInputData(surface)
+    if not joined.GetNumberOfInputConnections(0):
+        raise SimCVDError(_("All segments are empty, so there is no surface to export."))
+    toLps = vtk.vtkTransform()
+    toLps.Scale(-1, -1, 1)
+    turned = vtk.vtkTransformPolyDataFilter()
+    turned.SetTransform(toLps)
+    turned.SetInputConnection(joined.GetOutputPort())
+    writer = vtk.vtkSTLWriter()
+    writer.SetFileTypeToBinary()
+    writer.SetHeader("SPACE=LPS")  # by which Slicer knows how to read it
+    writer.SetInputConnection(turned.GetOutputPort())
+    with _whole(path) as temporary:
+        writer.SetFileName(str(temporary))
+        writer.Write()
+
+
+@contextlib.contextmanager
+def _whole(path):
+    """A temporary path to write to, which becomes `path`; SimCVDError when nothing was written."""
+    try:
+        with atomic_path(path) as temporary:
+            yield temporary
+            if temporary.stat().st_size == 0:
+                raise OSError
+    except OSError as error:
+        raise SimCVDError(
+            _("{path} can't be written ({reason}); choose another place or make room.").format(
+                path=path, reason=error.strerror or _("the disk may be full")
+            )
+        ) from error

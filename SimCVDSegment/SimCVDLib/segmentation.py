@@ -1,0 +1,146 @@
+"""From a volume node to a segmentation node through the background process, without waiting for it."""
+
+import contextlib
+import logging
+import traceback
+from pathlib import Path
+
+import numpy as np
+from slicer.i18n import tr as _
+
+from simcvd.errors import SimCVDError
+from simcvd.models import load_card
+from SimCVDLib import jobs, maps, models, nodes
+
+
+def startSegmentation(
+    volumeNode,
+    modelFolder,
+    onEvent,
+    *,
+    roiNode=None,
+    device="auto",
+    largest=False,
+    uncertainty=False,
+    segmentationNode=None,
+):
+    """Begin to segment a volume; the scene may change, be closed or another be loaded meanwhile.
+
+    Args:
+        volumeNode: the scan. It is copied to a file now, so that later changes don't matter.
+        modelFolder: folder of the model.
+        onEvent: called with the events of the job (dictionaries). The last is "done", which has "segmentation" (the
+            node), "maps" (see maps.Maps), "segmentIds", "notes" (sentences) and "seconds"; or "cancelled"; or "error"
+            with "message" (a sentence) and "details".
+        roiNode: markups ROI outside of which nothing is segmented.
+        segmentationNode: whose segments of the same structures are replaced; without it a new node is made.
+
+    Returns:
+        the SegmentJob. Raises SimCVDError when it can't begin: nothing has changed then.
+    """
+    nodes.checkVolume(volumeNode)
+    card = load_card(modelFolder)
+    roi = nodes.roiBounds(roiNode, volumeNode) if roiNode is not None else None
+    job = SegmentJob(volumeNode, card, segmentationNode, onEvent)
+    try:
+        nodes.exportVolume(volumeNode, job.folder / "image.nrrd")
+    except BaseException:
+        jobs.removeFolder(job.folder)
+        raise
+    job.begin(
+        {
+            "do": "segment",
+            "image": str(job.folder / "image.nrrd"),
+            "model": str(modelFolder),
+            "output": str(job.folder),
+            "device": device,
+            "largest": bool(largest),
+            "uncertainty": bool(uncertainty),
+            "roi": roi,
+            "overwrite": True,
+        }
+    )
+    return job
+
+
+def warmUp(modelFolder):
+    """Let the background process load PyTorch and a model, so that the first click is as quick as the others."""
+    jobs.worker().submit({"do": "warm", "model": str(modelFolder)}, lambda event: None)
+
+
+class SegmentJob:
+    """One segmentation under way."""
+
+    def __init__(self, volumeNode, card, segmentationNode, onEvent):
+        self.folder = jobs.scratchFolder()
+        self._volume = nodes.NodeReference(volumeNode)
+        self._name = volumeNode.GetName()
+        self._card = card
+        self._replaced = nodes.NodeReference(segmentationNode) if segmentationNode is not None else None
+        self._onEvent = onEvent
+        self._worker = jobs.worker()
+        self._id = None
+
+    def begin(self, request):
+        """Send the request to the background process."""
+        self._uncertainty, self._folderName = request["uncertainty"], Path(request["model"]).name
+        self._id = self._worker.submit(request, self._onWorkerEvent)
+
+    def cancel(self):
+        """Ask it to stop; the event "cancelled" follows, unless it was just done."""
+        self._worker.cancel(self._id)
+
+    def _onWorkerEvent(self, event):
+        if event["event"] == "done":
+            event = self._finish(event)
+        elif event["event"] in jobs.LAST:
+            jobs.removeFolder(self.folder)
+        self._onEvent(event)
+
+    def _finish(self, event):
+        """The nodes of a result: what to tell then."""
+        try:
+            with contextlib.suppress(OSError):  # it goes with the folder at last
+                (self.folder / "image.nrrd").unlink()
+            return {**event, **self._makeNodes(event)}
+        except SimCVDError as error:
+            message, details = str(error), ""
+        except Exception as error:
+            logging.exception("SimCVD: the result of a segmentation could not be shown")
+            message = _("The result could not be taken into the scene ({reason}).").format(reason=error)
+            details = traceback.format_exc()
+        jobs.removeFolder(self.folder)
+        return {"event": "error", "id": self._id, "kind": "scene", "message": message, "details": details}
+
+    def _makeNodes(self, event):
+        volume = self._volume.get()
+        if volume is None:
+            raise SimCVDError(
+                _("The volume {name} was removed while it was segmented, so the result was dropped.").format(
+                    name=self._name
+                )
+            )
+        labels = np.load(event["files"]["labels"])
+        if labels.shape != nodes.shapeOf(volume):
+            raise SimCVDError(
+                _("The volume {name} got another size while it was segmented; segment it again.").format(
+                    name=self._name
+                )
+            )
+        node = self._replaced.get() if self._replaced else None
+        if node is None:
+            node = nodes.newSegmentation(volume, [], _("{volume} segmentation").format(volume=volume.GetName()))
+            # the fill hides the anatomy that the outline is judged by
+            node.GetDisplayNode().SetOpacity2DFill(0.2)
+        else:
+            maps.removeNodes(node)
+            nodes.adoptGeometry(node, volume)
+        identifiers = []
+        for segment in self._card["segments"]:
+            identifier = nodes.addSegment(node, segment)
+            nodes.writeSegment(node, identifier, labels == segment["value"], volume)
+            identifiers.append(identifier)
+        found = maps.Maps(node, volume, event["files"], identifiers, self.folder)
+        if not self._uncertainty:
+            models.rememberSeconds(self._folderName, event["seconds"]["total"] - event["seconds"]["starting"])
+        return {"segmentation": node, "maps": found, "segmentIds": identifiers}
