@@ -1,7 +1,7 @@
 """SimCVD Segment: click Segment, see the distance map, move and correct the boundary, compare, export."""
 
 import contextlib
-import json
+import functools
 import logging
 import sys
 import time
@@ -33,10 +33,10 @@ from simcvd.models import find_model
 from SimCVDLib import batch, corrections, exports, jobs, maps, models, nodes, pytorch, report, samples, segmentation
 from SimCVDLib.corrections import Corrections
 from SimCVDLib.overlay import Overlay
+from SimCVDLib.segmentation import endText, stageText
 
 DEVICES = ("auto", "cpu", "cuda", "mps")  # as the entries of deviceComboBox
 OVERLAYS = ("none", "distance", "modelDistance", "probability", "uncertainty")  # as those of overlayComboBox
-SETTINGS = "SimCVD.Settings."  # attribute of a segmentation: how the boundary of a segment was moved
 FORMATS = ("seg.nrrd", "nii.gz", "stl")  # as those of exportKindComboBox
 SECTIONS = ("input", "segment", "overlay", "boundary", "corrections", "report", "export", "batch", "log")
 SENTENCES = ("status", "report", "export", "batch")  # lines of the panel that say how something went
@@ -135,6 +135,7 @@ class SimCVDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneChanged)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneChanged)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAddedEvent, self.onNodeAdded)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeRemovedEvent, self.onNodeRemoved)
         interaction = slicer.app.applicationLogic().GetInteractionNode()
         self.addObserver(interaction, interaction.InteractionModeChangedEvent, self.onInteractionMode)
@@ -214,6 +215,11 @@ class SimCVDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.initializeParameterNode()
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
+    def onNodeAdded(self, _caller, _event, node):
+        if node.IsA("vtkMRMLScalarVolumeNode") and maps.isMap(node):
+            self._hideMaps()
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
     def onNodeRemoved(self, _caller, _event, node):
         """What was computed for a segmentation goes with it; selectors and state follow by themselves."""
         self._maps.pop(node.GetID(), None)
@@ -221,7 +227,7 @@ class SimCVDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _stop(self):
         """End what runs and let go of what was made for the segment that is chosen."""
         self._stopPlacing()
-        for running in (self._job, self._batch):
+        for running in (self._job, self._batch, self._comparison):
             if running is not None:
                 running.cancel()
         self._release()
@@ -234,12 +240,20 @@ class SimCVDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Connect the panel with the scene's state."""
         self._choices = models.choices()
         self._torch = pytorch.status()
+        self._hideMaps()
         self._setParameters(self.logic.getParameterNode())
         if self._parameters.inputVolume is None:
             shown = slicer.app.applicationLogic().GetSelectionNode().GetActiveVolumeID()
             node = nodes.stillThere(shown) or slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLScalarVolumeNode")
-            if node is not None and node.GetClassName() == "vtkMRMLScalarVolumeNode":
+            if node is not None and node.GetClassName() == "vtkMRMLScalarVolumeNode" and not maps.isMap(node):
                 self._parameters.inputVolume = node
+
+    def _hideMaps(self):
+        """Distance maps and the like are volumes too, but not what anybody wants to segment."""
+        volumes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+        hidden = [node.GetID() for node in volumes if maps.isMap(node)]
+        for selector in (self.ui.inputSelector, self.ui.batchVolumesSelector):
+            selector.sortFilterProxyModel().hiddenNodeIDs = hidden
 
     def _setParameters(self, parameters):
         self._disconnect()
@@ -280,8 +294,7 @@ class SimCVDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             region = self._parameters.region
             if region is None:
                 nodes.checkVolume(self._parameters.inputVolume)
-                region = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", _("Region"))
-                region.CreateDefaultDisplayNodes()
+                region = nodes.newRoi(_("Region"))
             nodes.fitRoi(region, self._parameters.inputVolume)
             region.SetDisplayVisibility(True)
             self._parameters.region = region
@@ -332,7 +345,7 @@ class SimCVDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return
         self._job = None
         self.ui.progressBar.value = 100 if event["event"] == "done" else 0
-        if event["event"] == "done":
+        if event["event"] == "done" and self._parameters is not None:
             self._choices = models.choices()  # how long it took is part of the line about a model
             self._takeResult(event)
         self._say("status", endText(event))
@@ -343,12 +356,6 @@ class SimCVDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         node, volume = event["segmentation"], self._volumeOf(event["segmentation"])
         self._release()
         self._maps[node.GetID()] = event["maps"]
-        for segmentId in event["segmentIds"]:  # what was done to a result that was replaced is over
-            node.RemoveAttribute(SETTINGS + segmentId)
-            before = Corrections(node, segmentId, volume, event["maps"])
-            while before.removePoint():
-                pass
-            before.close()
         self._choose(node, event["segmentIds"][0])
         views = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
         if all(view.GetBackgroundVolumeID() != volume.GetID() for view in views):
@@ -381,8 +388,8 @@ class SimCVDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         found = self._maps.setdefault(node.GetID(), maps.Maps(node, volume))
         self._overlay = Overlay(volume, found, p.segment)
         with self._showingErrors():
-            kept = json.loads(node.GetAttribute(SETTINGS + p.segment) or "null")
-            self._corrections = Corrections(node, p.segment, volume, found, self._onCorrected, kept)
+            say = functools.partial(self._say, "status")
+            self._corrections = Corrections(node, p.segment, volume, found, self._onCorrected, say)
             self._onCorrected()
 
     def _release(self):
@@ -423,19 +430,14 @@ class SimCVDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         wanted = {name: getattr(p, name) for name in corrections.DEFAULTS}
         if self._corrections is not None and wanted != self._corrections.settings:
             self._corrections.set(**wanted)
-            self._keepSettings()
 
     def _onCorrected(self):
-        """Settings were changed by the corrections themselves, as by undo: the controls follow."""
+        """Settings or distance were changed by the corrections themselves, as by undo: controls and lines follow."""
         with slicer.util.NodeModify(self._parameters.parameterNode):
             for name, value in self._corrections.settings.items():
                 setattr(self._parameters, name, value)
-        self._keepSettings()
-
-    def _keepSettings(self):
-        """With the segmentation, so that each segment finds its own again, also after a scene was loaded."""
-        node = self._parameters.result
-        node.SetAttribute(SETTINGS + self._parameters.segment, json.dumps(self._corrections.settings))
+        self._overlaid = None
+        self._showOverlay()
 
     def onPlaceInside(self, checked):
         self._place(True, checked)
@@ -475,7 +477,7 @@ class SimCVDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onEditor(self):
         p = self._parameters
         volume = self._volumeOf(p.result)
-        slicer.util.selectModule("SegmentEditor")
+        openModule("SegmentEditor")
         editor = slicer.modules.segmenteditor.widgetRepresentation().self().editor
         editor.setSegmentationNode(p.result)
         editor.setSourceVolumeNode(volume)
@@ -485,7 +487,7 @@ class SimCVDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         p = self._parameters
         train = slicer.modules.simcvdtrain.widgetRepresentation().self()
         train.addCase(self._volumeOf(p.result), p.result, p.segment)
-        slicer.util.selectModule("SimCVDTrain")
+        openModule("SimCVDTrain")
 
     # --- report
 
@@ -512,7 +514,7 @@ class SimCVDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if event["event"] == "progress":
             return
         self._comparison = None
-        if event["event"] == "done":
+        if event["event"] == "done" and self._parameters is not None:
             self._report = event["report"]
             self._parameters.table = self._report.table
             self._say("report", self._report.sentence)
@@ -717,6 +719,12 @@ class SimCVDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._updating = before
 
 
+def openModule(name):
+    """Show another module, where there is a window to show it in."""
+    if slicer.util.mainWindow() is not None:
+        slicer.util.selectModule(name)
+
+
 class SimCVDSegmentLogic(ScriptedLoadableModuleLogic):
     """What works without the panel."""
 
@@ -778,31 +786,3 @@ class SimCVDSegmentLogic(ScriptedLoadableModuleLogic):
             raise SimCVDError(endText(last))
         logging.info(endText(last))
         return last["segmentation"]
-
-
-def stageText(event):
-    """The status line while a job runs."""
-    stage = {
-        "starting": _("Starting PyTorch and the model"),
-        "reading": _("Reading the volume"),
-        "segmenting": _("Segmenting"),
-        "scoring": _("Comparing"),
-        "writing": _("Taking over the result"),
-    }.get(event["stage"], event["stage"])
-    return _("{stage}, {percent} %").format(stage=stage, percent=round(100 * event["fraction"]))
-
-
-def endText(event):
-    """The status line when a job is over."""
-    if event["event"] == "cancelled":
-        return _("Stopped. Nothing was changed.")
-    if event["event"] == "error":
-        return event["message"]
-    device = {"cpu": _("the processor")}.get(event["device"], event["device"])
-    seconds = event["seconds"]
-    text = _("Done in {seconds:.1f} s on {device}.").format(seconds=seconds["total"], device=device)
-    if seconds.get("starting", 0) > 1:
-        text = _("Done in {seconds:.1f} s on {device}, {starting:.1f} s of it to start PyTorch.").format(
-            seconds=seconds["total"], device=device, starting=seconds["starting"]
-        )
-    return " ".join([text, *event["notes"]])

@@ -3,9 +3,12 @@
 What was computed or drawn before stays the base: every change starts from it, so that moving a slider back or removing
 a point brings back what was there. Edits made elsewhere, as in the Segment Editor, become the new base.
 
+Settings and points are kept with the segmentation, so that each segment finds its own again, also in a saved scene.
+
 Undo is kept here: a segmentation node has none (the Segment Editor keeps its own, which does not know of these).
 """
 
+import json
 import time
 from typing import NamedTuple
 
@@ -20,11 +23,12 @@ from simcvd.refinement import Point, Refinement, free_of
 from SimCVDLib import nodes
 
 DEFAULTS = {"offset": 0.0, "largest": False, "fillHoles": False, "smoothing": 0.0, "radius": 10.0}
-SURFACE = "Closed surface"
+EDIT_AFTER_MS = 200  # a stroke in the Segment Editor is many edits: they are taken when the user pauses
 SURFACE_AFTER_MS = 500  # a 3D surface takes far longer than a change in the slices: it follows when the user pauses
 ONE_STEP_SECONDS = 0.7  # changes of one kind that follow each other this quickly are undone together
 _ROLES = {True: "SimCVD.Inside", False: "SimCVD.Outside"}
 _SEGMENT = "SimCVD.Segment"
+_SETTINGS = "SimCVD.Settings."  # attribute of a segmentation: the settings of one of its segments
 _COLOURS = {True: (0.30, 0.85, 0.35), False: (0.95, 0.35, 0.85)}
 UNTOUCHED = {**DEFAULTS, "inside": (), "outside": ()}
 
@@ -42,15 +46,14 @@ class Corrections:
         segmentationNode, segmentId: what is edited. Nothing is written until something changes.
         volumeNode: on whose grid; both must be under the same transform.
         found: the maps.Maps of the segmentation; without a distance map the segment's own distance is computed once.
-        settings: those that the segment was left with, in a scene that was saved or before another segment was edited;
-            without them it is as it was computed or drawn.
         onChanged: called when settings changed here rather than by `set`: after undo, and when an edit from elsewhere
             became the new base (then all settings are back at their defaults and the points are gone).
+        onError: called with a sentence when a live change can't be made.
 
     Raises SimCVDError when the segment can't be edited here.
     """
 
-    def __init__(self, segmentationNode, segmentId, volumeNode, found, onChanged=None, settings=None):
+    def __init__(self, segmentationNode, segmentId, volumeNode, found, onChanged=None, onError=None):
         if segmentationNode.GetTransformNodeID() != volumeNode.GetTransformNodeID():
             raise SimCVDError(
                 _("The segmentation and the volume are under different transforms; put them under the same one.")
@@ -60,10 +63,12 @@ class Corrections:
         self._volume = nodes.NodeReference(volumeNode)
         self._maps = found
         self._onChanged = onChanged or (lambda: None)
-        self.settings = {**DEFAULTS, **(settings or {})}
+        self._onError = onError or (lambda sentence: slicer.util.showStatusMessage(sentence, 5000))
+        kept = json.loads(segmentationNode.GetAttribute(_SETTINGS + segmentId) or "{}")
+        self.settings = {**DEFAULTS, **kept}
         self._refinement = None  # made at the first change
         self._taken = None  # voxels of other segments, which are never taken
-        self._applied = self._state() if settings else UNTOUCHED  # what the segment shows
+        self._applied = self._state() if kept else UNTOUCHED  # what the segment shows
         self._undo = []
         self._order = []  # (inside, ID) of every point in the order of placing
         self._writing = False
@@ -86,6 +91,7 @@ class Corrections:
         if unknown := settings.keys() - DEFAULTS.keys():
             raise TypeError(f"unknown settings: {', '.join(sorted(unknown))}")
         self.settings.update(settings)
+        self._keep()
         self._soon.start(0)
 
     def place(self, inside):
@@ -126,6 +132,7 @@ class Corrections:
 
     def undo(self):
         """Take the last change back."""
+        self._takeEdits()
         if self._undo:
             self._restore(self._undo.pop().before)
             self._change(self._state())
@@ -134,8 +141,7 @@ class Corrections:
     def apply(self):
         """Bring the segment in line with settings and points now; raises SimCVDError when it can't be edited."""
         self._soon.stop()
-        if self._edited.isActive():
-            self._onEdited()
+        self._takeEdits()
         self._sortPoints()
         state = self._state()
         if state == self._applied or (self._refinement is None and not self._open()):
@@ -145,7 +151,7 @@ class Corrections:
 
     def close(self):
         """Stop following; what was done stays, and so do the points."""
-        if self._soon.isActive():
+        if self._soon.isActive() and not self._edited.isActive():  # else it is what was edited that stays
             self._onSoon()
         if self._surface.isActive():
             self._showSurface()
@@ -202,8 +208,8 @@ class Corrections:
     def _write(self, segmentation, volume, box):
         self._writing = True
         try:
-            if segmentation.GetSegmentation().ContainsRepresentation(SURFACE):
-                segmentation.GetSegmentation().RemoveRepresentation(SURFACE)
+            if segmentation.GetSegmentation().ContainsRepresentation(nodes.SURFACE):
+                segmentation.GetSegmentation().RemoveRepresentation(nodes.SURFACE)
                 self._surface.start(SURFACE_AFTER_MS)
             elif self._surface.isActive():
                 self._surface.start(SURFACE_AFTER_MS)
@@ -233,17 +239,25 @@ class Corrections:
         segmentation = self._segmentation.get()
         if segmentation is not None:
             self._writing = True
-            segmentation.GetSegmentation().CreateRepresentation(SURFACE)
+            segmentation.GetSegmentation().CreateRepresentation(nodes.SURFACE)
             self._writing = False
 
     # --- edits from elsewhere
 
+    def _takeEdits(self):
+        if self._edited.isActive():
+            self._onEdited()
+
     def _onEdited(self):
         self._edited.stop()
         segmentation, volume = self._segmentation.get(), self._volume.get()
-        if segmentation is None or volume is None or self._refinement is None:
+        if segmentation is None or volume is None or slicer.mrmlScene.IsClosing():
             return
         if segmentation.GetSegmentation().GetSegment(self._segmentId) is None:
+            return
+        if self._refinement is None:
+            if self._open():  # the maps now fit what the segment is
+                self._onChanged()
             return
         now = nodes.readSegment(segmentation, self._segmentId, volume)
         if np.array_equal(now, self._mask()):
@@ -264,11 +278,7 @@ class Corrections:
 
     def _list(self, inside):
         segmentation = self._segmentation.get()
-        if segmentation is None:
-            return None
-        role = _ROLES[inside]
-        found = [segmentation.GetNthNodeReference(role, n) for n in range(segmentation.GetNumberOfNodeReferences(role))]
-        return next((node for node in found if node and node.GetAttribute(_SEGMENT) == self._segmentId), None)
+        return _pointList(segmentation, self._segmentId, inside) if segmentation is not None else None
 
     def _newList(self, inside):
         segmentation, volume = self._nodes()
@@ -341,7 +351,14 @@ class Corrections:
                 node.RemoveAllControlPoints()
                 for position in state[name]:
                     node.AddControlPoint(vtk.vtkVector3d(*position))
+        self._keep()
         self._soon.stop()
+
+    def _keep(self):
+        """Write the settings to the segmentation."""
+        segmentation = self._segmentation.get()
+        if segmentation is not None:
+            segmentation.SetAttribute(_SETTINGS + self._segmentId, json.dumps(self.settings))
 
     # --- events
 
@@ -357,13 +374,32 @@ class Corrections:
     def _onEvent(self, caller, _event):
         if slicer.mrmlScene.IsClosing() or self._writing:
             return
-        (self._edited if caller.IsA("vtkSegmentation") else self._soon).start(0)
+        if caller.IsA("vtkSegmentation"):
+            self._edited.start(EDIT_AFTER_MS)
+        else:
+            self._soon.start(0)
 
     def _onSoon(self):
         try:
             self.apply()
         except SimCVDError as error:
-            slicer.util.showStatusMessage(str(error), 5000)
+            self._onError(str(error))
+
+
+def forget(segmentationNode, segmentId):
+    """Remove settings and points of a segment: they belonged to a result that is replaced."""
+    segmentationNode.RemoveAttribute(_SETTINGS + segmentId)
+    for inside in (True, False):
+        points = _pointList(segmentationNode, segmentId, inside)
+        if points is not None:
+            slicer.mrmlScene.RemoveNode(points)
+
+
+def _pointList(segmentationNode, segmentId, inside):
+    role = _ROLES[inside]
+    count = segmentationNode.GetNumberOfNodeReferences(role)
+    found = [segmentationNode.GetNthNodeReference(role, n) for n in range(count)]
+    return next((node for node in found if node and node.GetAttribute(_SEGMENT) == segmentId), None)
 
 
 def _defined(node):

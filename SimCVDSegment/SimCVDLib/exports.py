@@ -15,7 +15,6 @@ from simcvd.images import write_volume
 from SimCVDLib import nodes
 
 KINDS = ("seg.nrrd", "nii.gz", "stl")
-SURFACE = "Closed surface"
 
 
 def exportSegmentation(segmentationNode, place, kind):
@@ -91,14 +90,15 @@ def _writeLabels(segmentationNode, path):
 def _writeSurfaces(segmentationNode, path):
     segmentation = slicer.vtkSegmentation()  # a copy, so that the user's does not get a surface by this
     segmentation.DeepCopy(segmentationNode.GetSegmentation())
-    segmentation.CreateRepresentation(SURFACE)
+    for identifier in segmentation.GetSegmentIDs():
+        if nodes.isEmpty(segmentation.GetSegment(identifier)):
+            segmentation.RemoveSegment(identifier)
+    if not segmentation.GetNumberOfSegments():
+        raise SimCVDError(_("All segments are empty, so there is no surface to export; segment a volume first."))
+    segmentation.CreateRepresentation(nodes.SURFACE)
     joined = vtk.vtkAppendPolyData()
     for identifier in segmentation.GetSegmentIDs():
-        surface = segmentation.GetSegment(identifier).GetRepresentation(SURFACE)
-        if surface is not None and surface.GetNumberOfPoints():
-            joined.AddInputData(surface)
-    if not joined.GetNumberOfInputConnections(0):
-        raise SimCVDError(_("All segments are empty, so there is no surface to export."))
+        joined.AddInputData(segmentation.GetSegment(identifier).GetRepresentation(nodes.SURFACE))
     toLps = vtk.vtkTransform()
     toLps.Scale(-1, -1, 1)
     turned = vtk.vtkTransformPolyDataFilter()

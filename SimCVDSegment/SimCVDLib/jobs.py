@@ -57,6 +57,16 @@ def pythonCommand():
     return sys.executable, dict(os.environ)
 
 
+def coreCommand(*arguments):
+    """The command `python -m simcvd` with arguments, and the environment to run it in."""
+    program, environment = pythonCommand()
+    paths = [environment["PYTHONPATH"]] if environment.get("PYTHONPATH") else []
+    environment["PYTHONPATH"] = os.pathsep.join([*paths, str(PACKAGES)])
+    environment["PYTHONUNBUFFERED"] = "1"
+    environment["PYTHONIOENCODING"] = "utf-8"
+    return [program, "-m", "simcvd", *arguments], environment
+
+
 def scratchFolder():
     """A new empty folder for the files of one job, under the application's temporary folder."""
     Path(slicer.app.temporaryPath).mkdir(parents=True, exist_ok=True)
@@ -90,6 +100,7 @@ class Worker:
         self._process.connect("errorOccurred(QProcess::ProcessError)", self._onProcessError)
         self._out = self._err = b""
         self._saidBye = False
+        self._worn = False  # where memory ran out once, PyTorch fails again, even when there is enough
         self._grace = qt.QTimer()
         self._grace.setSingleShot(True)
         self._grace.connect("timeout()", self._onGraceOver)
@@ -117,6 +128,8 @@ class Worker:
         Returns:
             the ID of the job.
         """
+        if self._worn and not self._jobs:
+            self._endProcess()
         jobId = str(next(self._numbers))
         self._jobs[jobId] = _Job({**request, "id": jobId}, onEvent)
         if not self.isRunning:
@@ -143,29 +156,26 @@ class Worker:
         if self.isRunning:
             for jobId in list(self._jobs):
                 self._send({"do": "cancel", "id": jobId})
-            self._send({"do": "quit"})
-            self._process.closeWriteChannel()
-            if not self._process.waitForFinished(QUIT_MS):
-                self._process.kill()
-                self._process.waitForFinished(QUIT_MS)
+            self._endProcess()
         self._endJobs()
 
     # --- the process
 
+    def _endProcess(self):
+        self._send({"do": "quit"})
+        self._process.closeWriteChannel()
+        if not self._process.waitForFinished(QUIT_MS):
+            self._process.kill()
+            self._process.waitForFinished(QUIT_MS)
+
     def _start(self):
-        program, environment = pythonCommand()
-        arguments = ["-m", "simcvd", "worker"]
-        if self._command:
-            program, *arguments = self._command
-        paths = [environment["PYTHONPATH"]] if environment.get("PYTHONPATH") else []
-        environment["PYTHONPATH"] = os.pathsep.join([*paths, str(PACKAGES)])
-        environment["PYTHONUNBUFFERED"] = "1"
-        environment["PYTHONIOENCODING"] = "utf-8"
+        command, environment = coreCommand("worker")
+        program, *arguments = self._command or command
         settings = qt.QProcessEnvironment()
         for key, value in environment.items():
             settings.insert(key, value)
         self._out = self._err = b""
-        self._saidBye = False
+        self._saidBye = self._worn = False
         self._process.setProcessEnvironment(settings)
         self.log.append(" ".join([program, *arguments]))
         self._process.start(program, arguments)
@@ -204,6 +214,7 @@ class Worker:
             del self._jobs[jobId]
             if not any(other.cancelled for other in self._jobs.values()):
                 self._grace.stop()
+            self._worn = self._worn or event.get("kind") == "memory"
         _tell(job, event)
 
     def _onFinished(self, exitCode, exitStatus):

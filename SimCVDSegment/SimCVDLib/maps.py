@@ -41,6 +41,7 @@ class Maps:
         self._volume = nodes.NodeReference(volumeNode)
         self._files = dict(files or {})
         self._segmentIds = list(segmentIds)
+        self.changes = 0  # how often a map that was there was replaced
         self.close = weakref.finalize(self, jobs.removeFolder, folder) if folder else lambda: None
 
     @property
@@ -81,12 +82,11 @@ class Maps:
         segmentation, volume = self._segmentation.get(), self._volume.get()
         node = self._node(kind, segmentId)
         if node is not None:
+            self.changes += 1
             slicer.util.updateVolumeFromArray(node, array)
             return node
         name = _("{volume} {kind}").format(volume=volume.GetName(), kind=title(kind))
-        node = nodes.volumeLike(volume, array, name)
-        node.SetAttribute(KIND, kind)
-        node.SetAttribute(SEGMENT, segmentId if KINDS[kind][1] else "")
+        node = nodes.volumeLike(volume, array, name, {KIND: kind, SEGMENT: segmentId if KINDS[kind][1] else ""})
         segmentation.AddNodeReferenceID(_ROLE, node.GetID())
         return node
 
@@ -110,6 +110,11 @@ def title(kind):
         "probability": _("probability"),
         "uncertainty": _("uncertainty"),
     }[kind]
+
+
+def isMap(node):
+    """Whether a volume is a map: no scan, so nothing to segment or to outline."""
+    return node.GetAttribute(KIND) is not None
 
 
 def removeNodes(segmentationNode):

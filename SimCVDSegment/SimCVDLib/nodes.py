@@ -30,6 +30,7 @@ NRRD_TYPES = {
     "f8": "double",
 }
 LABELMAP = "Binary labelmap"
+SURFACE = "Closed surface"
 STRUCTURE = "SimCVD.Structure"  # tag of a segment: what of a model card it is
 
 
@@ -103,9 +104,24 @@ def exportVolume(volumeNode, path):
 def writeNrrd(path, array, matrix):
     """Write an array (K, J, I) with its matrix from (i, j, k) to RAS mm as uncompressed NRRD in LPS; lossless."""
     array = np.ascontiguousarray(array)
+    header = nrrdHeader(array, matrix)
+    try:
+        with open(path, "wb") as file:
+            file.write(header)
+            file.write(array.data)
+    except OSError as error:
+        raise SimCVDError(
+            _("{path} can't be written ({reason}); choose another place or make room.").format(
+                path=path, reason=error.strerror or error
+            )
+        ) from error
+
+
+def nrrdHeader(array, matrix):
+    """What stands before the voxels of an array (K, J, I) in such a file, as bytes."""
     lps = np.diag([-1.0, -1.0, 1.0]) @ matrix[:3]
     directions = " ".join(_vector(lps[:, axis]) for axis in range(3))
-    header = [
+    lines = [
         "NRRD0004",
         f"type: {NRRD_TYPES[array.dtype.str[1:]]}",
         "dimension: 3",
@@ -117,30 +133,26 @@ def writeNrrd(path, array, matrix):
         "encoding: raw",
         f"space origin: {_vector(lps[:, 3])}",
     ]
-    try:
-        with open(path, "wb") as file:
-            file.write(("\n".join(header) + "\n\n").encode("ascii"))
-            file.write(array.data)
-    except OSError as error:
-        raise SimCVDError(
-            _("{path} can't be written ({reason}); choose another place or make room.").format(
-                path=path, reason=error.strerror or error
-            )
-        ) from error
+    return ("\n".join(lines) + "\n\n").encode("ascii")
 
 
 def _vector(numbers):
     return "(" + ",".join(repr(float(n)) for n in numbers) + ")"
 
 
-def volumeLike(volumeNode, array, name):
+def volumeLike(volumeNode, array, name, attributes=None):
     """A new scalar volume of an array (K, J, I) on a volume's grid, under its transform and beside it in the hierarchy.
 
-    The voxels are copied. Nothing of what is displayed changes. Raises ValueError for an array of another shape.
+    The voxels are copied. Nothing of what is displayed changes. It has the attributes, texts by name, from the moment
+    it is in the scene. Raises ValueError for an array of another shape.
     """
     if array.shape != shapeOf(volumeNode):
         raise ValueError(f"array of shape {array.shape} for a volume of shape {shapeOf(volumeNode)}")
-    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", _freeName(name))
+    node = slicer.vtkMRMLScalarVolumeNode()
+    node.SetName(_freeName(name))
+    for key, value in (attributes or {}).items():
+        node.SetAttribute(key, value)
+    slicer.mrmlScene.AddNode(node)
     node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(ijkToRas(volumeNode)))
     node.CreateDefaultDisplayNodes()
     node.GetDisplayNode().SetAutoWindowLevel(False)  # finding one takes most of a second in a large volume
@@ -181,6 +193,7 @@ def newSegmentation(volumeNode, segments, name):
     """
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", _freeName(name))
     node.CreateDefaultDisplayNodes()
+    node.GetDisplayNode().SetSliceIntersectionThickness(2)  # one pixel is lost over a scan
     adoptGeometry(node, volumeNode)
     for segment in segments:
         addSegment(node, segment)
@@ -254,9 +267,7 @@ def writeSegment(segmentationNode, segmentId, mask, volumeNode, box=None):
 
 def readSegment(segmentationNode, segmentId, volumeNode):
     """A segment as a mask, bool (K, J, I), on a volume's grid, wherever the two nodes' transforms put them."""
-    if segmentationNode.GetTransformNodeID() == volumeNode.GetTransformNodeID() and _onGrid(
-        segmentationNode, segmentId, volumeNode
-    ):
+    if sharesGrid(segmentationNode, segmentId, volumeNode):
         return _pasted(segmentationNode, segmentId, shapeOf(volumeNode))
     names = vtk.vtkStringArray()
     names.InsertNextValue(segmentId)
@@ -265,6 +276,32 @@ def readSegment(segmentationNode, segmentId, volumeNode):
         segmentationNode, volumeNode, names, slicer.vtkSegmentation.EXTENT_REFERENCE_GEOMETRY, merged
     )
     return _array(merged) > 0
+
+
+def isEmpty(segment):
+    """Whether a vtkSegment has no voxels (or, where it was not made of voxels, no points)."""
+    image = segment.GetRepresentation(LABELMAP)
+    if image is not None:
+        return image.IsEmpty() or not (_array(image) == segment.GetLabelValue()).any()
+    surface = segment.GetRepresentation(SURFACE)
+    return surface is None or surface.GetNumberOfPoints() == 0
+
+
+def hasVoxels(segmentationNode, segmentIds):
+    """Whether any of the segments has a voxel."""
+    image = slicer.vtkOrientedImageData()
+    for identifier in segmentIds:
+        segmentationNode.GetBinaryLabelmapRepresentation(identifier, image)
+        if not image.IsEmpty() and _array(image).any():
+            return True
+    return False
+
+
+def sharesGrid(segmentationNode, segmentId, volumeNode):
+    """Whether a segment's voxels are a volume's, so that nothing has to be resampled between them."""
+    return segmentationNode.GetTransformNodeID() == volumeNode.GetTransformNodeID() and _onGrid(
+        segmentationNode, segmentId, volumeNode
+    )
 
 
 def distanceOf(mask, volumeNode):
@@ -362,6 +399,15 @@ def _between(source, target, points):
     transform = vtk.vtkGeneralTransform()
     slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(source, target, transform)
     return np.array([transform.TransformPoint(p) for p in points.tolist()]).reshape(-1, 3)
+
+
+def newRoi(name):
+    """A new markups ROI that is drawn as a frame, so that it does not tint the scan."""
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", _freeName(name))
+    node.CreateDefaultDisplayNodes()
+    node.GetDisplayNode().SetFillVisibility(False)
+    node.GetDisplayNode().SetPropertiesLabelVisibility(False)
+    return node
 
 
 def roiBounds(roiNode, volumeNode):

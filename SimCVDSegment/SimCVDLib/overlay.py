@@ -32,7 +32,7 @@ _DIVERGING = (
 )
 _SEQUENTIAL = ((0.0, (0.20, 0.07, 0.36)), (0.5, (0.79, 0.27, 0.34)), (1.0, (0.99, 0.90, 0.40)))
 _LINE_COLOUR = (1.0, 0.62, 0.1)
-_LINES = "SimCVD.Lines"
+_FILL = "SimCVD.Fill"  # attribute of a segmentation's display node
 
 
 class Overlay:
@@ -49,10 +49,9 @@ class Overlay:
         self._maps = found
         self._segmentId = segmentId
         self._before = {}  # layers of each slice view before: by ID of its composite node
-        self._filled = None  # the segmentation's display node, where its fill was hidden
         self._shown = None
         self._lines = None
-        self._every = None
+        self._drawn = None  # what the lines were drawn of and how dense
 
     def show(self, kind, opacity=0.5, legend=True):
         """Show one of KINDS; "none" gives every slice view back the layers it had.
@@ -106,8 +105,10 @@ class Overlay:
             if lines is not None:
                 lines.GetDisplayNode().SetVisibility(False)
             return
-        if lines is None or every != self._every:
+        wanted = float(every), self._maps.changes
+        if lines is None or wanted != self._drawn:
             lines = self._makeLines(lines, float(every))
+            self._drawn = wanted
         lines.GetDisplayNode().SetVisibility(True)
 
     def close(self):
@@ -134,10 +135,7 @@ class Overlay:
             composite.SetForegroundOpacity(opacity)
             composite.SetCompositing(compositing)
         self._before = {}
-        display = self._filled.get() if self._filled else None
-        if display is not None:
-            display.SetVisibility2DFill(True)
-        self._filled = None
+        self._showFill()
         self._hideLegend()
         self._shown = None
 
@@ -146,11 +144,20 @@ class Overlay:
 
     def _hideFill(self):
         """A segment's fill would tint the colors of the map; its outline stays."""
-        segmentation = self._maps.segmentation
-        display = segmentation.GetDisplayNode() if segmentation else None
+        display = self._display()
         if display is not None and display.GetVisibility2DFill():
             display.SetVisibility2DFill(False)
-            self._filled = nodes.NodeReference(display)
+            display.SetAttribute(_FILL, "hidden")  # so that it comes back also in a scene that was saved meanwhile
+
+    def _showFill(self):
+        display = self._display()
+        if display is not None and display.GetAttribute(_FILL):
+            display.RemoveAttribute(_FILL)
+            display.SetVisibility2DFill(True)
+
+    def _display(self):
+        segmentation = self._maps.segmentation
+        return segmentation.GetDisplayNode() if segmentation else None
 
     # --- lines
 
@@ -172,7 +179,7 @@ class Overlay:
             display.SetSliceIntersectionThickness(1)
             nodes.putBeside(node, volume)
         node.SetAndObservePolyData(surface)
-        self._lines, self._every = nodes.NodeReference(node), every
+        self._lines = nodes.NodeReference(node)
         return node
 
 
@@ -226,13 +233,25 @@ def _paint(node, kind):
 def _newLegend(node):
     legend = slicer.modules.colors.logic().AddDefaultColorLegendDisplayNode(node)
     if legend is not None:
-        inMm = node.GetAttribute(maps.KIND) == "distance"
-        title = maps.title(node.GetAttribute(maps.KIND))
-        legend.SetTitleText(_("{kind} [mm]").format(kind=title) if inMm else title)
-        legend.SetLabelFormat("%.0f" if inMm else "%.2f")
+        kind = node.GetAttribute(maps.KIND)
+        legend.SetTitleText(_unit(kind))
+        legend.SetLabelFormat("%.0f" if kind == "distance" else "%.2f")
         legend.SetNumberOfLabels(5)
         legend.SetMaxNumberOfColors(_COLOURS)
+        legend.SetSize(0.06, 0.4)  # its letters grow with its width: any larger and they cover the scan
+        for letters in (legend.GetTitleTextProperty(), legend.GetLabelTextProperty()):
+            letters.SetFontFamilyToArial()
     return legend
+
+
+def _unit(kind):
+    """What stands above the legend; the panel says which map it is."""
+    return {
+        "distance": _("mm"),
+        "modelDistance": _("-1 to 1"),
+        "probability": _("probability"),
+        "uncertainty": _("uncertainty"),
+    }[kind]
 
 
 def _colours(name):
@@ -255,4 +274,8 @@ def _colours(name):
 
 
 def _layers(composite):
+    """Foreground, opacity and compositing of a view; a map that the scene was saved with is none of the user's."""
+    node = nodes.stillThere(composite.GetForegroundVolumeID())
+    if node is not None and maps.isMap(node):
+        return None, 0.0, composite.GetCompositing()
     return composite.GetForegroundVolumeID(), composite.GetForegroundOpacity(), composite.GetCompositing()

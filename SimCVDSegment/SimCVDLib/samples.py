@@ -1,4 +1,7 @@
-"""A synthetic atrium for the Sample Data module, drawn on this computer: nothing is downloaded."""
+"""A synthetic atrium for the Sample Data module, drawn on this computer: nothing is downloaded.
+
+The module's button draws it. SampleDataLogic.downloadSample looks for files only and can't: scripts call `loadSample`.
+"""
 
 from pathlib import Path
 

@@ -10,7 +10,9 @@ from slicer.i18n import tr as _
 
 from simcvd.errors import SimCVDError
 from simcvd.models import load_card
-from SimCVDLib import jobs, maps, models, nodes
+from SimCVDLib import corrections, jobs, maps, models, nodes
+
+IMAGE = "image.nrrd"
 
 
 def startSegmentation(
@@ -43,14 +45,14 @@ def startSegmentation(
     roi = nodes.roiBounds(roiNode, volumeNode) if roiNode is not None else None
     job = SegmentJob(volumeNode, card, segmentationNode, onEvent)
     try:
-        nodes.exportVolume(volumeNode, job.folder / "image.nrrd")
+        nodes.exportVolume(volumeNode, job.folder / IMAGE)
     except BaseException:
         jobs.removeFolder(job.folder)
         raise
     job.begin(
         {
             "do": "segment",
-            "image": str(job.folder / "image.nrrd"),
+            "image": str(job.folder / IMAGE),
             "model": str(modelFolder),
             "output": str(job.folder),
             "device": device,
@@ -63,9 +65,32 @@ def startSegmentation(
     return job
 
 
-def warmUp(modelFolder):
-    """Let the background process load PyTorch and a model, so that the first click is as quick as the others."""
-    jobs.worker().submit({"do": "warm", "model": str(modelFolder)}, lambda event: None)
+def stageText(event):
+    """A line for the user about an event "progress"."""
+    stage = {
+        "starting": _("Starting PyTorch and the model"),
+        "reading": _("Reading the volume"),
+        "segmenting": _("Segmenting"),
+        "scoring": _("Comparing"),
+        "writing": _("Taking over the result"),
+    }.get(event["stage"], event["stage"])
+    return _("{stage}, {percent} %").format(stage=stage, percent=round(100 * event["fraction"]))
+
+
+def endText(event):
+    """A line for the user about the last event of a job."""
+    if event["event"] == "cancelled":
+        return _("Stopped. Nothing was changed.")
+    if event["event"] == "error":
+        return event["message"]
+    device = {"cpu": _("the processor")}.get(event["device"], event["device"])
+    seconds = event["seconds"]
+    text = _("Done in {seconds:.1f} s on {device}.").format(seconds=seconds["total"], device=device)
+    if seconds.get("starting", 0) > 1:
+        text = _("Done in {seconds:.1f} s on {device}, {starting:.1f} s of it to start PyTorch.").format(
+            seconds=seconds["total"], device=device, starting=seconds["starting"]
+        )
+    return " ".join([text, *event["notes"]])
 
 
 class SegmentJob:
@@ -95,13 +120,15 @@ class SegmentJob:
             event = self._finish(event)
         elif event["event"] in jobs.LAST:
             jobs.removeFolder(self.folder)
+            if "message" in event:  # the user knows the volume, not the file it was handed over in
+                event = {**event, "message": event["message"].replace(str(self.folder / IMAGE), self._name)}
         self._onEvent(event)
 
     def _finish(self, event):
         """The nodes of a result: what to tell then."""
         try:
             with contextlib.suppress(OSError):  # it goes with the folder at last
-                (self.folder / "image.nrrd").unlink()
+                (self.folder / IMAGE).unlink()
             return {**event, **self._makeNodes(event)}
         except SimCVDError as error:
             message, details = str(error), ""
@@ -138,6 +165,7 @@ class SegmentJob:
         identifiers = []
         for segment in self._card["segments"]:
             identifier = nodes.addSegment(node, segment)
+            corrections.forget(node, identifier)
             nodes.writeSegment(node, identifier, labels == segment["value"], volume)
             identifiers.append(identifier)
         found = maps.Maps(node, volume, event["files"], identifiers, self.folder)

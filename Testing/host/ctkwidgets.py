@@ -67,7 +67,11 @@ def _parentOf(args):
 
 @wrapped
 class ctkCollapsibleButton(QtWidgets.QAbstractButton):
-    """A header line with an arrow and a text above the children, which it hides when collapsed."""
+    """A header line with an arrow and a text above the children, which it hides when collapsed.
+
+    A child that somebody shows meanwhile waits until the section is opened; one that was hidden while it was open stays
+    so. Hiding what is hidden already goes unnoticed, as Qt sends no event: then the child is shown with the others.
+    """
 
     contentsCollapsed = Signal(bool)
 
@@ -79,7 +83,7 @@ class ctkCollapsibleButton(QtWidgets.QAbstractButton):
         self.setContentsMargins(0, self._pq_header() + 2, 0, 0)
         if args and isinstance(args[0], str):
             self.setText(args[0])
-        self._pq_collapsed = False
+        self._pq_collapsed, self._pq_forcing = False, False
         connectWeakly(self.toggled, self._pq_toggled)
 
     def _pq_header(self):
@@ -98,9 +102,18 @@ class ctkCollapsibleButton(QtWidgets.QAbstractButton):
         self.contentsCollapsed.emit(self._pq_collapsed)
 
     def _pq_showChildren(self):
+        self._pq_forcing = True
         for child in self.children():
             if child.isWidgetType():
-                child.setVisible(not self._pq_collapsed)
+                child.setVisible(not self._pq_collapsed and child.property("visibilityToParent") is not False)
+        self._pq_forcing = False
+
+    def eventFilter(self, child, event):
+        if not self._pq_forcing and event.type() in (QtCore.QEvent.ShowToParent, QtCore.QEvent.HideToParent):
+            child.setProperty("visibilityToParent", event.type() == QtCore.QEvent.ShowToParent)
+            if self._pq_collapsed:
+                self._pq_showChildren()
+        return False
 
     collapsed = Property(bool, lambda self: self._pq_collapsed, lambda self, value: self._pq_collapse(value))
     flat = stored(bool, "flat", False)
@@ -110,8 +123,10 @@ class ctkCollapsibleButton(QtWidgets.QAbstractButton):
 
     def childEvent(self, event):
         super().childEvent(event)
-        if event.added() and self._pq_collapsed and event.child().isWidgetType():
-            event.child().setVisible(False)
+        if event.added() and event.child().isWidgetType():
+            event.child().installEventFilter(self)
+            if self._pq_collapsed:
+                self._pq_showChildren()
 
     def showEvent(self, event):
         super().showEvent(event)

@@ -71,6 +71,16 @@ class qMRMLWidget(SceneWidget, QtWidgets.QWidget):
 
 
 @wrapped
+class qMRMLSortFilterProxyModel(QtCore.QObject):
+    """What a node combo box leaves out besides what its own properties say."""
+
+    def _pq_changed(self):
+        self.parent()._pq_refresh()
+
+    hiddenNodeIDs = stored("QStringList", "hiddenNodeIDs", (), _pq_changed)
+
+
+@wrapped
 class qMRMLNodeComboBox(SceneWidget, QtWidgets.QWidget):
     """A combo box of the scene's nodes of given classes, with the entries for none, new and delete.
 
@@ -90,6 +100,7 @@ class qMRMLNodeComboBox(SceneWidget, QtWidgets.QWidget):
         self._pq_combo = QtWidgets.QComboBox(self)
         rowOf(self, self._pq_combo)
         self._pq_attributes, self._pq_current, self._pq_wanted, self._pq_empty = [], None, None, True
+        self._pq_proxy = qMRMLSortFilterProxyModel(self)
         connectWeakly(self._pq_combo.activated, self._pq_activated)
         self.setEnabled(False)  # until it has a scene
 
@@ -116,13 +127,16 @@ class qMRMLNodeComboBox(SceneWidget, QtWidgets.QWidget):
         self._pq_attributes.append((nodeType, name, value))
         self._pq_refresh()
 
+    def sortFilterProxyModel(self):
+        return self._pq_proxy
+
     def nodes(self):
         scene = self.mrmlScene()
         every = [scene.GetNthNode(i) for i in range(scene.GetNumberOfNodes())] if scene is not None else []
         return [node for node in every if self._pq_fits(node)]
 
     def _pq_fits(self, node):
-        if node.GetHideFromEditors() and not self.showHidden:
+        if node.GetID() in self._pq_proxy.hiddenNodeIDs or (node.GetHideFromEditors() and not self.showHidden):
             return False
         kinds = list(self.nodeTypes)
         if node.GetClassName() not in kinds and not (self.showChildNodeTypes and any(map(node.IsA, kinds))):
@@ -255,6 +269,7 @@ class qMRMLCheckableNodeComboBox(SceneWidget, QtWidgets.QWidget):
     def __init__(self, parent=None):
         super().__init__(parent)
         self._pq_list, self._pq_checked = QtWidgets.QListWidget(self), set()
+        self._pq_proxy = qMRMLSortFilterProxyModel(self)
         self._pq_list.setMaximumHeight(80)
         rowOf(self, self._pq_list)
         connectWeakly(self._pq_list.itemChanged, self._pq_clicked)
@@ -271,6 +286,7 @@ class qMRMLCheckableNodeComboBox(SceneWidget, QtWidgets.QWidget):
     removeEnabled = stored(bool, "removeEnabled", True)
     _pq_attributes = ()
     nodes, _pq_fits = qMRMLNodeComboBox.nodes, qMRMLNodeComboBox._pq_fits
+    sortFilterProxyModel, nodeCount = qMRMLNodeComboBox.sortFilterProxyModel, qMRMLNodeComboBox.nodeCount
 
     def _pq_refresh(self):
         self.setEnabled(self.mrmlScene() is not None)

@@ -40,6 +40,7 @@ class Core:
         self.appLogic.SetViewLogics(vtk.vtkCollection())
         self.appLogic.GetColorLogic().SetMRMLScene(self.scene)
         self.appLogic.GetColorLogic().AddDefaultColorNodes()
+        self.scene.RegisterNodeClass(slicer.vtkMRMLColorLegendDisplayNode())  # as the Colors module does
         slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(self.scene, True)
         self.logics = {name: self._logic(name, getattr(slicer, cls)()) for name, cls in LOGICS.items()}
         slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(self.scene)

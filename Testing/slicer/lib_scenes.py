@@ -1,5 +1,7 @@
 """Scenes for the tests of SimCVDLib: volumes that lie awkwardly, transforms, and results of a real run."""
 
+import functools
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -97,11 +99,19 @@ def world(volumeNode, ijk):
 
 
 def smallModel(folder):
-    """A model that finds what is bright, made once in a folder."""
+    """A model that finds what is bright, named as its folder; it is written once and copied from then on."""
     if not folder.is_dir():
-        script = Path(__file__).with_name("small_model.py")
-        subprocess.run([sys.executable, str(script), str(folder)], check=True)
+        shutil.copytree(_smallModel(), folder)
+        card = folder / "card.json"
+        card.write_text(card.read_text().replace('"name": "bright"', f'"name": "{folder.name}"'))
     return folder
+
+
+@functools.cache
+def _smallModel():
+    place = Path(slicer.app.temporaryPath, "small models")
+    subprocess.run([sys.executable, str(Path(__file__).with_name("small_model.py")), str(place / "bright")], check=True)
+    return place / "bright"
 
 
 def waitFor(events, seconds=60):

@@ -19,8 +19,6 @@ import SimpleITK as sitk  # noqa: E402
 import slicer  # noqa: E402
 import vtk  # noqa: E402
 
-slicer.mrmlScene.RegisterNodeClass(slicer.vtkMRMLColorLegendDisplayNode())  # as the application's Colors module does
-
 WIDTH, SIZE = 460, (1500, 920)
 
 
@@ -70,6 +68,7 @@ def load(case):
     slicer.util.setSliceViewerLayers(background=volume, fit=True)
     truth = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Manual outline")
     truth.CreateDefaultDisplayNodes()
+    truth.GetDisplayNode().SetSliceIntersectionThickness(2)
     truth.SetReferenceImageGeometryParameterFromVolumeNode(volume)
     segment = truth.GetSegmentation().AddEmptySegment("", "Left atrium by hand", (0.35, 0.75, 0.95))
     label = sitk.GetArrayFromImage(sitk.ReadImage(str(case / "label.nrrd"))) > 0

@@ -247,6 +247,15 @@ def test_collapsible_button_hides_its_children():
     assert got == [True] and not child.isVisible()
     section.click()
     assert section.collapsed is False and child.isVisible()
+    child.visible = False
+    section.collapsed = True
+    section.collapsed = False
+    assert not child.isVisible()
+    section.collapsed = True
+    child.visible = True
+    assert not child.isVisible()
+    section.collapsed = False
+    assert child.isVisible()
 
 
 # ---------------------------------------------------------------- MRML widgets
@@ -311,6 +320,17 @@ def test_checkable_combo_box():
     assert combo.checkedNodes() == (second,) and combo.uncheckedNodes() == (first,)
     slicer.mrmlScene.RemoveNode(second)
     assert seen == [1, 0]
+
+
+def test_combo_boxes_leave_out_what_their_filter_says():
+    one, two = addVolume("one"), addVolume("two")
+    for combo in (nodeComboBox(none=True), slicer.qMRMLCheckableNodeComboBox()):
+        combo.nodeTypes = ["vtkMRMLScalarVolumeNode"]
+        combo.setMRMLScene(slicer.mrmlScene)
+        combo.sortFilterProxyModel().hiddenNodeIDs = [one.GetID()]
+        assert combo.nodes() == [two]
+        combo.sortFilterProxyModel().hiddenNodeIDs = []
+        assert combo.nodes() == [one, two]
 
 
 def test_segment_selector_follows_the_segments():

@@ -12,7 +12,7 @@ from lib_scenes import OTHER, SEGMENT, SHAPE, ball, brightBall, drawn, shear, wa
 import host
 from simcvd.errors import SimCVDError
 from SimCVDLib import maps, nodes
-from SimCVDLib.corrections import DEFAULTS, Corrections
+from SimCVDLib.corrections import DEFAULTS, EDIT_AFTER_MS, Corrections, forget
 from SimCVDLib.overlay import FAR_MM, Overlay, contours
 
 OUTSIDE, INSIDE = (38, 20, 12), (13, 20, 12)  # voxels (i, j, k) just beyond and just within the ball
@@ -60,8 +60,14 @@ def edited(volume):
     found.corrections.close()
 
 
-def settle(seconds=0.1):
-    host.processEvents(seconds=seconds)
+def settle(seconds=0.0):
+    """Let the application be idle for so long."""
+    end = time.monotonic() + seconds
+    host.processEvents(until=lambda: time.monotonic() >= end)
+
+
+def settleEdits():
+    settle(EDIT_AFTER_MS / 1000 + 0.1)
 
 
 # --- corrections
@@ -188,7 +194,7 @@ def test_an_edit_from_elsewhere_is_kept_and_becomes_the_base():
     by_hand = edited.mask()
     by_hand[:10] = False
     nodes.writeSegment(edited.node, edited.identifier, by_hand, edited.volume)
-    settle()
+    settleEdits()
     assert edited.told == 1 and edited.corrections.settings == DEFAULTS
     assert np.array_equal(edited.mask(), by_hand)
     assert edited.set(offset=1.0).sum() > by_hand.sum()
@@ -201,14 +207,15 @@ def test_settings_and_points_come_back_with_a_saved_scene(tmp_path):
     edited.set(offset=2.0)
     edited.corrections.addPoint(world(edited.volume, OUTSIDE), True)
     settle()
-    saved, settings = edited.mask(), dict(edited.corrections.settings)
+    saved = edited.mask()
     edited.corrections.close()
     assert slicer.util.saveScene(str(tmp_path / "scene.mrb"), properties={})
     slicer.mrmlScene.Clear(0)
     slicer.util.loadScene(str(tmp_path / "scene.mrb"), properties={"clear": True})
     edited.volume, edited.node = slicer.util.getNode("Scan"), slicer.util.getNode("Drawn")
     found = maps.Maps(edited.node, edited.volume)
-    edited.corrections = Corrections(edited.node, edited.identifier, edited.volume, found, edited.tell, settings)
+    edited.corrections = Corrections(edited.node, edited.identifier, edited.volume, found, edited.tell)
+    assert edited.corrections.settings == {**DEFAULTS, "offset": 2.0}
     settle()
     assert np.array_equal(edited.mask(), saved)
     edited.set(offset=3.0)
@@ -217,6 +224,30 @@ def test_settings_and_points_come_back_with_a_saved_scene(tmp_path):
     settle()
     assert np.array_equal(edited.set(offset=0.0), ball())
     assert edited.told == 0
+    edited.corrections.close()
+
+
+def test_what_was_done_to_a_result_that_is_replaced_can_be_forgotten():
+    edited = Edited(brightBall())
+    edited.set(offset=2.0)
+    edited.corrections.addPoint(world(edited.volume, OUTSIDE), True)
+    settle()
+    edited.corrections.close()
+    forget(edited.node, edited.identifier)
+    assert not slicer.util.getNodesByClass("vtkMRMLMarkupsFiducialNode")
+    again = Corrections(edited.node, edited.identifier, edited.volume, edited.maps)
+    assert again.settings == DEFAULTS
+    again.close()
+
+
+def test_a_live_change_that_fails_is_said():
+    edited, said = Edited(brightBall()), []
+    corrections = Corrections(edited.node, edited.identifier, edited.volume, edited.maps, onError=said.append)
+    corrections.set(offset=1.0)
+    edited.node.GetSegmentation().RemoveSegment(edited.identifier)
+    settle()
+    assert len(said) == 1 and "was removed" in said[0]
+    corrections.close()
     edited.corrections.close()
 
 
@@ -282,8 +313,6 @@ def composites():
 @pytest.fixture
 def shown():
     """A ball with a map of every kind, and its volume in the slice views."""
-    # the application's Colors module makes this class known to the scene
-    slicer.mrmlScene.RegisterNodeClass(slicer.vtkMRMLColorLegendDisplayNode())
     volume = brightBall()
     node, identifier, found = drawn(volume, ball())
     found.keep("probability", identifier, 1 / (1 + np.exp(found.array("distance", identifier))))
@@ -380,6 +409,11 @@ def test_a_map_that_is_missing_or_deleted_is_said_or_made_again(shown):
     overlay.show("none")
 
 
+def distanceLines():
+    (node,) = [n for n in slicer.util.getNodesByClass("vtkMRMLModelNode") if n.GetName() == "Distance lines"]
+    return node
+
+
 def test_lines_lie_at_their_distance_whatever_the_grid():
     distance = np.linalg.norm(np.mgrid[:40, :40, :40] - 20.0, axis=0).astype(np.float32) - 10
     matrix = np.eye(4)
@@ -412,23 +446,43 @@ def test_lines_are_seen_with_and_without_a_map_and_go_again(shown):
     assert np.abs(picture(volume) - plain).max() <= 2
 
 
+def test_lines_follow_a_segment_that_is_edited_elsewhere(shown):
+    volume, node, overlay, found = shown
+    identifier = overlay._segmentId
+    corrections = Corrections(node, identifier, volume, found, lambda: overlay.showLines(True, 5.0))
+    overlay.showLines(True, 5.0)
+    lines = distanceLines()
+    before = np.array(lines.GetPolyData().GetBounds())
+    nodes.writeSegment(node, identifier, ball(radius=9.0), volume)
+    settleEdits()
+    after = np.array(lines.GetPolyData().GetBounds())
+    np.testing.assert_allclose(found.array("distance", identifier) <= 0, ball(radius=9.0))
+    assert np.abs(after - before).max() > 3
+    corrections.close()
+
+
 def test_lines_follow_the_transform_of_the_volume():
     volume = brightBall()
     volume.SetAndObserveTransformNodeID(warp(volume).GetID())
     _node, identifier, found = drawn(volume, ball())
     overlay = Overlay(volume, found, identifier)
     overlay.showLines(True)
-    (lines,) = [n for n in slicer.util.getNodesByClass("vtkMRMLModelNode") if n.GetName() == "Distance lines"]
+    lines = distanceLines()
     assert lines.GetTransformNodeID() == volume.GetTransformNodeID()
     overlay.close()
     assert lines.GetScene() is None
 
 
-def test_the_legend_names_the_map_and_goes_with_it(shown):
-    _volume, _node, overlay, found = shown
+def test_the_legend_says_the_unit_is_small_and_goes_with_its_map(shown):
+    volume, _node, overlay, found = shown
+    overlay.show("distance", legend=False)
+    plain = picture(volume)
     overlay.show("distance", legend=True)
     legend = slicer.modules.colors.logic().GetColorLegendDisplayNode(found.node("distance", overlay._segmentId))
-    assert legend.GetVisibility() and "mm" in legend.GetTitleText()
+    assert legend.GetVisibility() and legend.GetTitleText() == "mm"
+    covered = np.argwhere((picture(volume) != plain).any(-1))
+    size = np.ptp(covered, axis=0) / plain.shape[:2]
+    assert 0.2 < size[0] < 0.5 and 0.02 < size[1] < 0.2
     overlay.showLegend(False)
     assert not legend.GetVisibility()
     overlay.showLegend(True)
@@ -440,6 +494,7 @@ def test_the_outline_lies_on_the_edge_of_what_is_bright(shown):
     volume, node, _overlay, _found = shown
     node.GetDisplayNode().SetVisibility2DFill(False)
     node.GetSegmentation().GetNthSegment(0).SetColor(0, 1, 0)
+    assert node.GetDisplayNode().GetSliceIntersectionThickness() == 2
     image = picture(volume)
     green = (image[..., 1] > image[..., 0] + 80) & (image[..., 1] > image[..., 2] + 80)
     node.SetDisplayVisibility(False)

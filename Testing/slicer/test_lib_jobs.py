@@ -45,6 +45,8 @@ for line in sys.stdin:
         time.sleep(0.3)
         open(request["flag"], "w").close()
         os._exit(0)
+    elif how == "full":
+        tell(event="error", id=request["id"], kind="memory", message="There is not enough memory.")
     elif request["do"] != "cancel":
         tell(event="done", id=request["id"])
 """
@@ -57,7 +59,7 @@ def fake():
     worker.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def real():
     yield jobs.worker()
     jobs.closeWorker()
@@ -133,6 +135,16 @@ def test_a_request_that_crosses_the_process_going_to_rest_is_sent_again(fake, tm
     fake.submit({"do": "segment"}, events.append)
     assert waitFor(events)["event"] == "done"
     assert flag.exists()
+
+
+def test_after_memory_ran_out_the_next_job_finds_a_new_process(fake):
+    first, second, third = [], [], []
+    fake.submit({"do": "segment", "how": "full"}, first.append)
+    fake.submit({"do": "segment"}, second.append)
+    assert waitFor(first)["kind"] == "memory" and waitFor(second)["event"] == "done"
+    fake.submit({"do": "segment"}, third.append)
+    assert waitFor(third)["event"] == "done"
+    assert len({event["pid"] for event in said(fake, "ready")}) == 2
 
 
 def test_a_handler_that_fails_does_not_keep_the_others_from_their_events(fake):

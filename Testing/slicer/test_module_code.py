@@ -1,6 +1,7 @@
 """Reads the module code, the .ui files and the CMake lists: what would fail only in the application fails here."""
 
 import ast
+import json
 import re
 import sys
 from collections import Counter
@@ -78,6 +79,7 @@ WRONG = {
     "property with brackets": ("self.ui.box.checked()", "brackets"),
     "value in self.ui": ("self.ui.history = []", "self.ui"),
     "timer that dies": ("import qt\ndef f():\n    timer = qt.QTimer()\n    timer.start(5)", "dies"),
+    "storage node by hand": ("storage = node.CreateDefaultStorageNode()", "storage"),
     "gone in Qt 6": ("self.ui.box.stateChanged.connect(self.f)", "Qt 6"),
 }
 
@@ -258,6 +260,24 @@ def test_cmake_lists_what_is_in_the_tree(folder):
 def test_the_extension_builds_every_module():
     text = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
     assert re.findall(r"^add_subdirectory\((\w+)\)", text, re.MULTILINE) == [folder.name for folder in MODULES]
+
+
+def test_the_extensions_index_is_told_what_it_asks_for():
+    text = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
+    told = dict(re.findall(r'^set\(EXTENSION_(\w+) "([^"]*)"\)$', text, re.MULTILINE))
+    entry = json.loads((ROOT / "SimCVD.json").read_text(encoding="utf-8"))
+    assert f"project({next(ROOT.glob('*.json')).stem})" in text
+    assert entry["category"] == "Segmentation" and entry["build_dependencies"] == told["DEPENDS"].split() == ["PyTorch"]
+    assert entry["scm_url"].startswith("https://") and entry["build_subdirectory"] == "."
+    first = told["DESCRIPTION"].split(". ")[0]
+    assert "Outlines structures in 3D medical images" in first and "http" not in told["DESCRIPTION"]
+    assert told["HOMEPAGE"] and told["CONTRIBUTORS"]
+    raw = "https://raw.githubusercontent.com/SimCVD/SlicerSimCVD/main/"
+    for url in [told["ICONURL"], *told["SCREENSHOTURLS"].split()]:
+        assert url.startswith(raw) and (ROOT / url.removeprefix(raw)).is_file(), url
+    assert (ROOT / "LICENSE").is_file()
+    for folder in MODULES:
+        assert (folder / "Resources" / "Icons" / f"{folder.name}.png").is_file()
 
 
 def test_cmake_lists_are_read():

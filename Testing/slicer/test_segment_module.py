@@ -1,17 +1,21 @@
 """The panel of SimCVD Segment: real buttons, the real background process, a small real model, real nodes."""
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import time
+import types
 import unittest
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import qt
 import slicer
 import vtk
+from vtk.util import numpy_support
 
 ROOT = Path(__file__).resolve().parents[2]
 # turned, anisotropic and shifted: what is right here is right for an axial scan too
@@ -21,13 +25,13 @@ RADIUS = 16.0  # mm
 SECONDS = 60
 
 
-def moduleWidget():
+def loadModule(name):
     """The module's widget representation: of Slicer where this runs inside, else of the test host."""
-    if not hasattr(slicer.modules, "simcvdsegment"):
+    if not hasattr(slicer.modules, name.lower()):
         import host
 
-        host.loadModule(ROOT / "SimCVDSegment")
-    return slicer.modules.simcvdsegment.widgetRepresentation()
+        host.loadModule(ROOT / name)
+    return getattr(slicer.modules, name.lower()).widgetRepresentation()
 
 
 def wait(until, seconds=SECONDS):
@@ -67,6 +71,47 @@ def addScan(name="scan", center=(0.0, 0.0, 0.0)):
     return slicer.util.addVolumeFromArray(array, ijkToRAS=np.array(TURNED), name=name)
 
 
+def moved(volume, kind):
+    """Put a volume under a transform; gives what it does to a position."""
+    if kind == "none":
+        return lambda position: position
+    if kind == "linear":  # turned, sheared and shifted
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+        matrix = np.array(((0.9, -0.3, 0.2, 30.0), (0.3, 1.0, 0.0, -12.0), (0.0, 0.0, 1.1, 7.0), (0.0, 0.0, 0.0, 1.0)))
+        node.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(matrix))
+    else:  # bent by several mm
+        bounds = np.zeros(6)
+        volume.GetRASBounds(bounds)
+        corners = np.stack(np.meshgrid(*bounds.reshape(3, 2)), -1).reshape(-1, 3)
+        source, target = vtk.vtkPoints(), vtk.vtkPoints()
+        for corner, shift in zip(corners, np.random.default_rng(2).normal(0, 5, corners.shape), strict=True):
+            source.InsertNextPoint(corner)
+            target.InsertNextPoint(corner + shift + (15, 0, 0))
+        spline = vtk.vtkThinPlateSplineTransform()
+        spline.SetBasisToR()
+        spline.SetSourceLandmarks(source)
+        spline.SetTargetLandmarks(target)
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTransformNode")
+        node.SetAndObserveTransformToParent(spline)
+    volume.SetAndObserveTransformNodeID(node.GetID())
+    toWorld = vtk.vtkGeneralTransform()
+    node.GetTransformToWorld(toWorld)
+    return toWorld.TransformPoint
+
+
+def grab(name):
+    """Picture of a slice view, (H, W, 3) uint8."""
+    view = slicer.app.layoutManager().sliceWidget(name).sliceView()
+    view.forceRender()
+    grabber = vtk.vtkWindowToImageFilter()
+    grabber.SetInput(view.renderWindow())
+    grabber.ReadFrontBufferOff()
+    grabber.Update()
+    width, height, _depth = grabber.GetOutput().GetDimensions()
+    scalars = numpy_support.vtk_to_numpy(grabber.GetOutput().GetPointData().GetScalars())
+    return np.flipud(scalars.reshape(height, width, -1)[..., :3]).astype(int)
+
+
 def dice(a, b):
     return 2 * (a & b).sum() / (a.sum() + b.sum())
 
@@ -101,7 +146,7 @@ class SegmentModuleTest(unittest.TestCase):
 
     def setUp(self):
         slicer.mrmlScene.Clear(0)
-        self.representation = moduleWidget()
+        self.representation = loadModule("SimCVDSegment")
         self.widget = self.representation.self()
         self.ui = self.widget.ui
         self.representation.enter()
@@ -174,7 +219,8 @@ class SegmentModuleTest(unittest.TestCase):
         self.assertEqual(node.GetTransformNodeID(), transform.GetID())
         self.assertEqual(hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node)), study)
         # in the world: the middle of the surface is where the transform puts the ball
-        node.CreateClosedSurfaceRepresentation()
+        self.ui.show3DButton.click()
+        self.assertTrue(node.GetDisplayNode().GetVisibility3D())
         surface = vtk.vtkPolyData()
         node.GetClosedSurfaceRepresentation("Segment_1", surface)
         center = np.array(surface.GetCenter())
@@ -225,6 +271,7 @@ class SegmentModuleTest(unittest.TestCase):
         region = self.ui.roiSelector.currentNode()
         self.assertIsNotNone(region)
         whole = np.array(region.GetSize())
+        self.assertFalse(region.GetDisplayNode().GetFillVisibility())
         self.assertTrue(self.ui.showRoiButton.checked)
         self.ui.showRoiButton.click()
         self.assertFalse(region.GetDisplayVisibility())
@@ -274,6 +321,135 @@ class SegmentModuleTest(unittest.TestCase):
         self.ui.exportCollapsibleButton.collapsed = False
         self.assertTrue(self.ui.exportLabel.isHidden())
 
+    # --- what can go wrong
+
+    def openWindow(self):
+        """The application has a main window; the test host opens one."""
+        if slicer.util.mainWindow() is None:
+            import host
+
+            self.addCleanup(host.openMainWindow().delete)
+
+    def worker(self):
+        """The background process, warm; its number."""
+        from SimCVDLib import jobs
+
+        if not jobs.worker().isRunning:
+            self.segment(addScan("warm"))
+        return int(jobs.worker()._process.processId())
+
+    def refuse(self, volume, words):
+        """Click Segment and expect a sentence with these words, the button back, and no result."""
+        before = self.segmentations()
+        self.choose(volume)
+        self.ui.segmentButton.click()
+        sentence = self.finish()
+        self.assertRegex(sentence, words)
+        self.assertRegex(sentence, r"^\S.*\.$")
+        self.assertNotIn("\n", sentence)
+        self.assertTrue(self.ui.segmentButton.enabled)
+        self.assertEqual(self.segmentations(), before)
+
+    @unittest.skipUnless(Path("/dev/full").exists(), "only Linux has a device that is always full")
+    def test_a_full_disk_on_this_side(self):
+        from SimCVDLib import jobs
+
+        scratch = jobs.scratchFolder()
+        (scratch / "image.nrrd").symlink_to("/dev/full")
+        volume = addScan()
+        with mock.patch.object(jobs, "scratchFolder", lambda: scratch):
+            self.refuse(volume, "image.nrrd can't be written .*No space left.*make room")
+        self.assertFalse(scratch.exists())
+        self.segment(volume)
+
+    @unittest.skipUnless(sys.platform.startswith("linux"), "only Linux limits what a running process writes")
+    def test_a_full_disk_on_the_other_side(self):
+        import resource
+
+        process, volume = self.worker(), addScan()
+        resource.prlimit(process, resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+        self.refuse(volume, "can't be written .*free space")
+        resource.prlimit(process, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        self.segment(volume)
+
+    @unittest.skipUnless(sys.platform.startswith("linux"), "only Linux limits the memory of a running process")
+    def test_too_little_memory_and_the_next_click_works(self):
+        import resource
+
+        process = self.worker()
+        status = Path(f"/proc/{process}/status").read_text()
+        taken = 1024 * int(re.search(r"VmSize:\s+(\d+)", status).group(1))
+        resource.prlimit(process, resource.RLIMIT_AS, (taken + 60 * 2**20, resource.RLIM_INFINITY))
+        array = np.random.default_rng(0).normal(100, 4, (144, 144, 144)).astype(np.float32)
+        large = slicer.util.addVolumeFromArray(array, ijkToRAS=np.diag([2.0, 2.0, 2.0, 1.0]), name="large")
+        self.refuse(large, "not enough memory.*set a region|memory")
+        self.segment(addScan())
+        self.assertNotEqual(self.worker(), process)
+
+    def test_what_the_process_did_to_get_along_is_said(self):
+        """A graphics processor that runs out of memory can't be had everywhere: the process is a play-back here."""
+        from SimCVDLib import jobs
+
+        note = "Memory ran out on cuda:0, so the scan was cut into smaller tiles."
+        script = (
+            "import json, sys, numpy as np\n"
+            "request = json.loads(sys.stdin.readline())\n"
+            f"labels, path = np.zeros({SHAPE}, np.uint8), request['output'] + '/labels.npy'\n"
+            "labels[5:9, 9:19, 9:19] = 1\n"
+            "np.save(path, labels)\n"
+            f"print(json.dumps(dict(event='done', id=request['id'], files=dict(labels=path), notes=[{note!r}],"
+            " device='cuda:0', seconds=dict(starting=0, total=2))), flush=True)\n"
+            "sys.stdin.read()"
+        )
+        python, _environment = jobs.pythonCommand()
+        player = jobs.Worker([python, "-c", script])
+        self.addCleanup(player.close)
+        with mock.patch.object(jobs, "worker", lambda: player):
+            self.choose(addScan())
+            self.ui.segmentButton.click()
+            self.assertEqual(self.finish(), f"Done in 2.0 s on cuda:0. {note}")
+
+    def test_nothing_found_and_nothing_to_see(self):
+        even = np.full(SHAPE, 100.0, np.float32)
+        even[0, 0, :5] = 0
+        self.choose(slicer.util.addVolumeFromArray(even, ijkToRAS=np.array(TURNED), name="even"))
+        self.ui.segmentButton.click()
+        self.assertIn("Nothing was found of Left atrium in this scan.", self.finish())
+        flat = slicer.util.addVolumeFromArray(np.full(SHAPE, 7.0, np.float32), ijkToRAS=np.array(TURNED), name="Flat")
+        self.refuse(flat, "^Flat is constant")
+
+    def test_a_model_that_went_missing(self):
+        import shutil
+
+        gone = self.place / "models" / "gone"
+        shutil.copytree(self.place / "models" / "bright", gone)
+        (gone / "card.json").write_text((gone / "card.json").read_text().replace('"bright"', '"gone"'))
+        self.representation.enter()
+        self.ui.modelComboBox.currentIndex = self.ui.modelComboBox.findData("gone")
+        shutil.rmtree(gone)
+        self.refuse(addScan(), "gone")
+        self.representation.enter()  # as in a scene from another computer
+        self.assertEqual(self.ui.modelLabel.text, "There is no model gone here; choose another.")
+        self.assertFalse(self.ui.segmentButton.enabled)
+
+    def test_pytorch_is_asked_for_when_needed_and_may_be_declined(self):
+        from SimCVDLib import pytorch
+
+        asked = []
+        extension = types.ModuleType("PyTorchUtils")
+        extension.PyTorchUtilsLogic = lambda: types.SimpleNamespace(installTorch=lambda **how: asked.append(how))
+        missing = (False, "PyTorch is not installed yet; click Install PyTorch.")
+        self.addCleanup(self.representation.enter)
+        with mock.patch.object(pytorch, "status", lambda: missing):
+            self.representation.enter()
+            self.assertEqual(asked, [])
+            self.assertEqual(self.ui.torchLabel.text, missing[1])
+            self.assertFalse(self.ui.installTorchButton.isHidden())
+            self.refuse(addScan(), "Extensions Manager")
+            with mock.patch.dict(sys.modules, PyTorchUtils=extension):
+                self.refuse(addScan(), "PyTorch was not installed")
+        self.assertTrue(asked[0]["askConfirmation"])
+
     # --- the scene meanwhile
 
     def test_scene_closed_mid_run(self):
@@ -283,6 +459,46 @@ class SegmentModuleTest(unittest.TestCase):
         self.finish()
         self.assertEqual(self.segmentations(), [])
         self.segment(addScan())
+
+    def test_another_scene_loaded_mid_run(self):
+        self.segment(addScan("saved"))
+        path = str(self.place / "other.mrb")
+        self.assertTrue(slicer.util.saveScene(path, properties={}))
+        slicer.mrmlScene.Clear(0)
+        volume = addScan()
+        self.choose(volume)
+        self.ui.segmentButton.click()
+        slicer.util.loadScene(path, properties={"clear": False})  # added to what is there
+        self.finish()
+        self.assertEqual(len(self.segmentations()), 2)
+        role = slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
+        scans = [slicer.mrmlScene.GetNodeByID(n).GetNodeReference(role).GetName() for n in self.segmentations()]
+        self.assertEqual(sorted(scans), ["saved", "scan"])
+
+    def test_scene_closed_while_comparing_and_while_segmenting_several(self):
+        volume = addScan()
+        one, two = self.segment(volume), self.segment(volume)
+        self.ui.segmentSelector.setCurrentNode(one)
+        self.ui.referenceSelector.setCurrentNode(two)
+        self.ui.compareButton.click()
+        self.checkVolumes(volume)
+        self.ui.batchRunButton.click()
+        slicer.mrmlScene.Clear(0)
+        wait(lambda: self.ui.compareButton.text == "Compare" and self.ui.batchRunButton.text == "Segment all")
+        self.assertEqual(self.segmentations(), [])
+        self.assertEqual(slicer.util.getNodesByClass("vtkMRMLTableNode"), [])
+
+    def test_the_application_quits_mid_run(self):
+        from SimCVDLib import jobs
+
+        process = self.worker()
+        self.choose(addScan())
+        self.ui.segmentButton.click()
+        self.widget.cleanup()  # what the application calls when it unloads its modules
+        self.addCleanup(self.widget.setup)
+        self.assertIsNone(jobs._worker)
+        with self.assertRaises(OSError):
+            os.kill(process, 0)
 
     def test_input_removed_mid_run(self):
         volume = addScan()
@@ -312,6 +528,22 @@ class SegmentModuleTest(unittest.TestCase):
 
     # --- overlay
 
+    def test_maps_are_not_offered_as_scans(self):
+        volume = addScan()
+        self.segment(volume)
+        for index in (1, 3):
+            self.ui.overlayComboBox.currentIndex = index
+        self.ui.offsetSlider.value = 1.0
+        self.settle()
+        self.assertEqual(len(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")), 3)
+        for selector in (self.ui.inputSelector, self.ui.batchVolumesSelector):
+            self.assertEqual(selector.nodeCount(), 1)
+        path = str(self.place / "maps.mrb")
+        self.assertTrue(slicer.util.saveScene(path, properties={}))
+        slicer.mrmlScene.Clear(0)
+        slicer.util.loadScene(path, properties={})
+        self.assertEqual(self.ui.inputSelector.nodeCount(), 1)
+
     def test_overlay_is_shown_and_the_layers_come_back(self):
         volume = addScan()
         other = addScan("other")
@@ -333,6 +565,24 @@ class SegmentModuleTest(unittest.TestCase):
         self.assertAlmostEqual(composite.GetForegroundOpacity(), 0.25)
         self.assertEqual(composite.GetBackgroundVolumeID(), volume.GetID())
 
+    def test_a_scene_saved_with_an_overlay(self):
+        volume = addScan()
+        self.segment(volume)
+        slicer.util.setSliceViewerLayers(background=volume)
+        self.ui.overlayComboBox.currentIndex = 1
+        path = str(self.place / "overlay.mrb")
+        self.assertTrue(slicer.util.saveScene(path, properties={}))
+        slicer.mrmlScene.Clear(0)
+        slicer.util.loadScene(path, properties={})
+        self.settle()
+        self.assertEqual(self.ui.overlayComboBox.currentIndex, 1)
+        composite = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceCompositeNode()
+        self.assertIn("distance", slicer.mrmlScene.GetNodeByID(composite.GetForegroundVolumeID()).GetName())
+        self.ui.overlayComboBox.currentIndex = 0
+        self.assertIsNone(composite.GetForegroundVolumeID())
+        display = self.ui.segmentSelector.currentNode().GetDisplayNode()
+        self.assertTrue(display.GetVisibility2DFill())
+
     def test_uncertainty_when_asked_for(self):
         self.ui.uncertaintyCheckBox.checked = True
         self.segment(addScan())
@@ -340,6 +590,40 @@ class SegmentModuleTest(unittest.TestCase):
         composite = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceCompositeNode()
         shown = slicer.util.arrayFromVolume(slicer.mrmlScene.GetNodeByID(composite.GetForegroundVolumeID()))
         self.assertTrue(shown.min() >= 0 and shown.max() <= 1)
+
+    def test_the_outline_is_drawn_on_the_edge_under_any_transform(self):
+        for kind in ("none", "linear", "non-linear"):
+            with self.subTest(transform=kind):
+                slicer.mrmlScene.Clear(0)
+                self.representation.enter()
+                self.ui.modelComboBox.currentIndex = self.ui.modelComboBox.findData("bright")
+                self.checkOutline(kind)
+
+    def checkOutline(self, kind):
+        """A result's outline in a slice view, pixel by pixel, against the edge of the ball that is drawn there."""
+        volume = addScan()
+        volume.CreateDefaultDisplayNodes()
+        transform = moved(volume, kind)
+        center = transform(middle())
+        node = self.segment(volume)
+        node.GetDisplayNode().SetVisibility2DFill(False)
+        node.GetSegmentation().GetSegment("Segment_1").SetColor(0.0, 1.0, 0.0)
+        slicer.util.setSliceViewerLayers(background=volume, fit=True)
+        slicer.app.layoutManager().sliceWidget("Red").mrmlSliceNode().JumpSlice(*center)
+        picture = grab("Red")
+        green = (picture[..., 1] > picture[..., 0] + 60) & (picture[..., 1] > picture[..., 2] + 60)
+        node.SetDisplayVisibility(False)
+        scan = grab("Red")[..., 0].astype(float)
+        edge = np.hypot(*np.gradient(scan))
+        self.assertGreater(green.sum(), 100)
+        near = edge > 0.4 * np.percentile(edge, 99.5)
+        rows, columns = np.nonzero(green)
+        apart = np.min(np.hypot(*(np.nonzero(near)[n][:, None] - (rows, columns)[n] for n in (0, 1))), axis=0)
+        self.assertLess(np.percentile(apart, 95), 3)  # pixels
+        # and all around: the outline's box is that of the ball
+        bright = np.argwhere(scan > (scan.max() + np.median(scan[scan > 20])) / 2)
+        for side in (np.min, np.max):
+            np.testing.assert_allclose(side(np.argwhere(green), axis=0), side(bright, axis=0), atol=6)
 
     # --- boundary and corrections
 
@@ -395,6 +679,51 @@ class SegmentModuleTest(unittest.TestCase):
         self.assertTrue(self.ui.largestCheckBox.checked)
         self.ui.segmentSelector.setCurrentNode(two)
         self.assertEqual(self.ui.offsetSlider.value, 0.0)
+
+    def test_an_edit_elsewhere_is_taken_over_with_lines_and_sliders(self):
+        from SimCVDLib import nodes
+
+        volume = addScan()
+        node = self.segment(volume)
+        self.ui.isoCheckBox.checked = True
+        self.ui.offsetSlider.value = 2.0
+        self.settle()
+        lines = self.widget._overlay._lines.get()
+        before = np.array(lines.GetPolyData().GetBounds())
+        byHand = ball(radius=RADIUS - 6)
+        nodes.writeSegment(node, "Segment_1", byHand, volume)
+        wait(lambda: self.ui.offsetSlider.value == 0.0)
+        self.assertGreater(np.abs(before - lines.GetPolyData().GetBounds()).max(), 4)
+        np.testing.assert_array_equal(self.mask(node, volume), byHand)
+
+    def test_the_segment_editor_gets_what_is_chosen(self):
+        volume = addScan()
+        node = self.segment(volume)
+        self.openWindow()
+        self.ui.editorButton.click()
+        self.assertEqual(slicer.util.selectedModule(), "SegmentEditor")
+        editor = slicer.modules.segmenteditor.widgetRepresentation().self().editor
+        self.assertIs(editor.segmentationNode(), node)
+        self.assertIs(editor.sourceVolumeNode(), volume)
+        self.assertEqual(editor.currentSegmentID(), "Segment_1")
+
+    def test_a_result_becomes_a_labelled_case(self):
+        volume = addScan()
+        node = self.segment(volume)
+        if not hasattr(slicer.modules, "simcvdtrain"):
+            self.assertTrue(self.ui.useAsCaseButton.isHidden())
+            loadModule("SimCVDTrain")
+            self.widget.updateGui()
+        self.assertFalse(self.ui.useAsCaseButton.isHidden())
+        self.openWindow()
+        self.ui.useAsCaseButton.click()
+        self.assertEqual(slicer.util.selectedModule(), "SimCVDTrain")
+        train = slicer.modules.simcvdtrain.widgetRepresentation()
+        (row,) = train.self().logic.table.rows
+        self.assertIs(row.volume, volume)
+        self.assertIs(row.segmentation, node)
+        self.assertEqual(list(row.segmentIds), ["Segment_1"])
+        self.assertEqual(row.role, "labelled")
 
     def test_saved_and_reopened(self):
         volume = addScan()
@@ -489,9 +818,22 @@ class SegmentModuleTest(unittest.TestCase):
         expected = dice(self.mask(node, volume), ball())
         self.assertIn(f"{100 * expected:.2f}", text)
         self.assertTrue(self.ui.saveCsvButton.enabled)
-        for kind in ("csv", "html"):
-            path = self.widget._report.save(str(self.place / f"report.{kind}"))
-            self.assertGreater(Path(path).stat().st_size, 100)
+        for kind, button in (("csv", self.ui.saveCsvButton), ("html", self.ui.saveHtmlButton)):
+            path = self.place / f"report.{kind}"
+            self.choosePath(str(path), button)
+            self.assertEqual(self.ui.reportLabel.text, f"Saved as {path}.")
+            self.assertGreater(path.stat().st_size, 100)
+        told = self.ui.reportLabel.text
+        self.choosePath("", self.ui.saveCsvButton)  # the user thought better of it
+        self.assertEqual(self.ui.reportLabel.text, told)
+        self.choosePath(str(self.place / "no such folder" / "a.csv"), self.ui.saveCsvButton)
+        self.assertIn("choose another place", self.ui.reportLabel.text)
+
+    def choosePath(self, path, button):
+        """Press a button and choose a path in the dialog that it opens."""
+        dialog = types.SimpleNamespace(QFileDialog=types.SimpleNamespace(getSaveFileName=lambda *_: path))
+        with mock.patch.object(sys.modules["SimCVDSegment"], "qt", dialog):
+            button.click()
 
     def test_export(self):
         volume = addScan()
