@@ -11,9 +11,9 @@ from pathlib import Path
 class EventLog:
     """Appends events to a file, one JSON object a line, each written whole with a single system call.
 
-    Every line has `event` (start, step, validation, checkpoint, warning, error, paused, resumed, stopped, done)
-    and `time` (seconds since 1970). A half line left by a killed process is closed before the next one is written,
-    so that a reader never sees two events in one line.
+    Every line has `event` (preparing, start, step, guess, validation, checkpoint, warning, error, paused, resumed,
+    stopped, finishing, fold, done) and `time` (seconds since 1970). A half line left by a killed process is closed
+    before the next one is written, so that a reader never sees two events in one line.
 
     Args:
         path: the file, usually `run/events.jsonl`; made when missing.
@@ -33,15 +33,18 @@ class EventLog:
             f.write(line.encode())
 
 
-def read_events(path: str | os.PathLike, offset: int = 0) -> tuple[list[dict], int]:
+def read_events(path: str | os.PathLike, offset: int = 0, limit: int | None = None) -> tuple[list[dict], int]:
     """Events from byte `offset` on, and the offset to go on from; unfinished or damaged lines are passed over.
 
+    limit: stop after about so many bytes, so that a long file is read in pieces; None reads all.
     Returns ([], 0) when the file is not there yet.
     """
     try:
         with open(path, "rb") as f:
             f.seek(offset)
-            data = f.read()
+            data = f.read(limit)
+            while limit and len(data) % limit == 0 and b"\n" not in data and (more := f.read(limit)):
+                data += more  # a line longer than the limit
     except FileNotFoundError:
         return [], 0
     whole, _, _ = data.rpartition(b"\n")

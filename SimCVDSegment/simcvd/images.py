@@ -26,6 +26,7 @@ __all__ = [
     "find_images",
     "image_name",
     "normalise",
+    "read_geometry",
     "read_labels",
     "read_volume",
     "resample_labels",
@@ -70,6 +71,21 @@ def read_volume(path: str | os.PathLike, max_voxels: int = MAX_VOXELS) -> Volume
     if low == high:
         raise ImageError(f"{path} is constant (every voxel is {low}): there is nothing to see in it; check the export.")
     return volume
+
+
+def read_geometry(path: str | os.PathLike) -> Geometry:
+    """Where the voxels of a scan lie, from the header of its file (a DICOM folder is read whole); raises ImageError."""
+    path = Path(path)
+    if path.is_dir():
+        return read_volume(path).geometry
+    reader = _sitk().ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:
+        return read_volume(path).geometry  # which says in a sentence what is wrong
+    _check_header(reader, path, MAX_VOXELS, layers=False)
+    return _geometry_of(reader, path)
 
 
 def read_labels(path: str | os.PathLike, max_voxels: int = MAX_VOXELS) -> Volume:

@@ -1,12 +1,14 @@
-"""What the worker can be asked for: to segment, to compare, to be ready.
+"""What the worker can be asked for: to segment, to compare, to be ready, to rank cases, to time a training.
 
-A job's `tell(stage, fraction)` is called between its steps and raises CancelledError when it is no longer wanted.
+A job's `tell(stage, fraction)` is called between its steps and raises CancelledError when it is no longer wanted;
+`tell(stage, fraction, event, **fields)` says an event of another name than "progress" instead.
 PyTorch is imported by the first job that needs it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,7 @@ from .models import CARD, WEIGHTS, find_model
 MODELS_KEPT = 2
 FINISHED_BY_READING, FINISHED_BY_SEGMENTING = 0.05, 0.9  # fractions of a segmentation
 
-Tell = Callable[[str, float], None]
+Tell = Callable[..., None]
 
 
 class CancelledError(Exception):
@@ -132,6 +134,36 @@ class Jobs:
         clock.lap("starting")
         return {"model": segmenter.card["name"], "device": segmenter.device, "seconds": _rounded(clock.seconds())}
 
+    def rank(self, tell: Tell, model: str, cases: list, labelled: list | None = None, device: str = "auto") -> dict:
+        """Say of each case, as it is done, how much it is worth to outline it, and at last the order."""
+        tell("starting", 0.0)
+        _check_torch()
+        from .ranking import Ranker, order, rank_cases
+
+        ranker = Ranker(find_model(model), device)
+        lists = ([(row["id"], Path(row["image"])) for row in rows] for rows in (cases, labelled or []))
+        ranks = []
+        for found in rank_cases(ranker, *lists, lambda f: tell("ranking", f)):
+            ranks.append(found)
+            fraction = (len(labelled or []) + len(ranks)) / (len(labelled or []) + len(cases))
+            tell("ranking", fraction, "ranked", **asdict(found))
+        return {"order": order(ranks)}
+
+    def estimate(self, tell: Tell, run: dict, classes: int, cases: list) -> dict:
+        """How long a training would take on this computer."""
+        tell("starting", 0.0)
+        _check_torch()
+        from .grid import Geometry
+        from .training.estimate import estimate, shapes_on
+        from .training.setup import settle
+
+        config = settle(run["method"], run.get("spacing"), run.get("recipe"), run.get("wishes"), classes)
+        places = [
+            (c["role"], Geometry(tuple(c["size"]), tuple(map(float, c["spacing"])), direction=tuple(c["direction"])))
+            for c in cases
+        ]
+        return estimate(config, shapes_on(places, config["spacing"]), lambda f: tell("measuring", f))
+
     def _segmenter(self, model: str):
         """The model's Segmenter, loaded anew when its files have changed."""
         folder = find_model(model).resolve()
@@ -146,7 +178,14 @@ class Jobs:
 
 
 def _new_segmenter(folder: Path):
-    """A model loaded; raises TorchError where PyTorch is not there or can't work with this NumPy."""
+    _check_torch()
+    from .segmentation import Segmenter
+
+    return Segmenter(folder)
+
+
+def _check_torch() -> None:
+    """Raise TorchError where PyTorch is not there or can't work with this NumPy."""
     remedy = "through the PyTorch extension of 3D Slicer"
     try:
         import torch
@@ -162,9 +201,6 @@ def _new_segmenter(folder: Path):
         raise TorchError(
             f"This PyTorch is too old for NumPy {np.__version__}; install a newer one {remedy}."
         ) from error
-    from .segmentation import Segmenter
-
-    return Segmenter(folder)
 
 
 def _rounded(seconds: dict[str, float]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""A case as one PNG picture: three central slices and the worst one, with the outlines of reference and prediction."""
+"""A case as one PNG picture, with the outlines of reference and prediction: four telling slices, or a single one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from simcvd.boxes import bounding_box
-from simcvd.metrics import MetricsError, surface, surface_distances
 
 # two colours of Okabe and Ito's palette, told apart with any colour vision and on any grey
 REFERENCE_COLOUR = (86, 180, 233)
@@ -38,6 +37,8 @@ def case_picture(
     reference, prediction = np.asarray(reference), np.asarray(prediction)
     image = np.zeros(reference.shape, np.float32) if image is None else np.asarray(image)
     if not reference.shape == prediction.shape == image.shape or reference.ndim != 3:
+        from simcvd.metrics import MetricsError  # brings SciPy, which a slice's picture does without
+
         raise MetricsError("Image, reference and prediction must have the same shape; bring them onto one grid first.")
     box = _view_box(reference, prediction, spacing)
     slices, words = _slices_to_show(reference, prediction, spacing)
@@ -49,6 +50,32 @@ def case_picture(
     gap = np.full((height, GAP), GREYS // 2, np.uint8)
     pixels = np.hstack([part for panel in row for part in (panel, gap)][:-1])
     return write_png(pixels, _palette(), f"From left to right: {', '.join(words)}.")
+
+
+def slice_picture(
+    image: np.ndarray,
+    prediction: np.ndarray,
+    spacing: Sequence[float],
+    reference: np.ndarray | None = None,
+    size: int = PANEL,
+) -> bytes:
+    """Draw one axial slice as a PNG of at most `size` pixels a side: the middle one of what is outlined.
+
+    Arrays, spacing and colours are those of `case_picture`. With a reference the slice is the middle one of it, and the
+    picture keeps to its surroundings, so that pictures of one training can be compared; else it shows all of the slice.
+    """
+    shown = prediction if reference is None else reference
+    box = bounding_box(shown)
+    middle = (box[0].start + box[0].stop - 1) // 2 if box else shown.shape[0] // 2
+    if box is None or reference is None:
+        view = tuple(slice(0, n) for n in shown.shape)
+    else:
+        view = _widened(box, 2 * MARGIN_MM, spacing, shown.shape)
+    step = max((view[a].stop - view[a].start) * spacing[2 - a] for a in (1, 2)) / size
+    greys = _greys(image[middle : middle + 1], (slice(None), *view[1:]))
+    flat = (np.zeros_like(prediction) if reference is None else reference, prediction)
+    panel = _panel(greys, *(m[middle : middle + 1] for m in flat), 0, 0, view, spacing, step)
+    return write_png(panel, _palette(), f"Axial slice {middle}.")
 
 
 def write_png(pixels: np.ndarray, palette: np.ndarray, description: str) -> bytes:
@@ -96,6 +123,8 @@ def worst_slice(reference: np.ndarray, prediction: np.ndarray, spacing: Sequence
 
 
 def _largest_error(reference: np.ndarray, prediction: np.ndarray, spacing: Sequence[float]) -> tuple[float, int]:
+    from simcvd.metrics import surface, surface_distances
+
     box = bounding_box(reference | prediction)
     reference, prediction = reference[box], prediction[box]
     found = []
@@ -122,10 +151,13 @@ def _view_box(reference, prediction, spacing) -> tuple[slice, slice, slice]:
     box = bounding_box((reference != 0) | (prediction != 0))
     if box is None:
         return tuple(slice(0, n) for n in reference.shape)
-    margins = [math.ceil(MARGIN_MM / spacing[2 - axis]) for axis in range(3)]
-    return tuple(
-        slice(max(0, s.start - m), min(n, s.stop + m)) for s, m, n in zip(box, margins, reference.shape, strict=True)
-    )
+    return _widened(box, MARGIN_MM, spacing, reference.shape)
+
+
+def _widened(box, margin: float, spacing, shape) -> tuple[slice, slice, slice]:
+    """A box with a margin in mm on every side, within the array."""
+    margins = [math.ceil(margin / spacing[2 - axis]) for axis in range(3)]
+    return tuple(slice(max(0, s.start - m), min(n, s.stop + m)) for s, m, n in zip(box, margins, shape, strict=True))
 
 
 def _greys(image: np.ndarray, box) -> np.ndarray:

@@ -10,14 +10,20 @@ goes on reading, so that `cancel` and `quit` are obeyed between two steps of the
      "pairs": [{"case": NAME, "reference": FILE, "prediction": FILE, "image": FILE or null}]}
         and optionally "names": {"1": "Left atrium"}, "about": {"Reference": "..."} (lines for the report's head)
     {"do": "warm", "id": "9", "model": NAME_OR_FOLDER}   loads all that the first segmentation needs
+    {"do": "rank", "id": "10", "model": NAME_OR_FOLDER, "cases": [{"id": NAME, "image": FILE}]}
+        and optionally "labelled": as cases, "device": "auto"; see ranking.py
+    {"do": "estimate", "id": "11", "run": {"method", "spacing", "recipe", "wishes"}, "classes": 2,
+     "cases": [{"role", "size": [I, J, K], "spacing": [x, y, z], "direction": nine numbers (LPS)}]}
+        how long such a training would take on this computer; see training/estimate.py
     {"do": "cancel", "id": "7"}                          also before its turn has come
     {"do": "quit"}
 
 Events: `ready` once, before PyTorch is imported; then for each id any number of `progress` (fraction, stage: starting,
-reading, segmenting, scoring, writing) and exactly one of `done` (see jobs.py), `cancelled` and `error` (kind, message
-in one sentence, details); `bye` (reason: quit, idle, closed) at the end. A line that is no request gives an `error` of
-the kind "request", whose id is null where none can be read. When stdin is closed, the application is gone, and so is
-this process. What libraries print goes to stderr.
+reading, segmenting, scoring, writing, ranking, measuring) and of `ranked` (case, uncertainty, unlikeness, reason), and
+exactly one of `done` (see jobs.py), `cancelled` and `error` (kind, message in one sentence, details); `bye` (reason:
+quit, idle, closed) at the end. A line that is no request gives an `error` of the kind "request", whose id is null where
+none can be read. When stdin is closed, the application is gone, and so is this process. What libraries print goes to
+stderr.
 """
 
 from __future__ import annotations
@@ -147,10 +153,10 @@ class Worker:
         return None
 
     def _progress_of(self, name: str) -> Tell:
-        def tell(stage: str, fraction: float) -> None:
+        def tell(stage: str, fraction: float, event: str = "progress", **fields) -> None:
             if self._unwanted or self._ending:
                 raise CancelledError
-            self._say("progress", id=name, fraction=round(fraction, 4), stage=stage)
+            self._say(event, id=name, fraction=round(fraction, 4), stage=stage, **fields)
 
         return tell
 
@@ -187,6 +193,31 @@ def _is_pair(value) -> bool:
         and all(_is_text(value.get(name)) for name in files)
         and (value.get("image") is None or _is_text(value["image"]))
     )
+
+
+def _is_scan(value) -> bool:
+    return isinstance(value, dict) and value.keys() == {"id", "image"} and all(map(_is_text, value.values()))
+
+
+def _is_place(value) -> bool:
+    lengths = {"size": 3, "spacing": 3, "direction": 9}
+    return (
+        isinstance(value, dict)
+        and value.keys() == {"role", *lengths}
+        and _is_text(value["role"])
+        and all(
+            isinstance(value[name], list) and len(value[name]) == n and all(map(_is_number, value[name]))
+            for name, n in lengths.items()
+        )
+    )
+
+
+def _is_run(value) -> bool:
+    return isinstance(value, dict) and value.keys() <= {"method", "spacing", "recipe", "wishes"} and "method" in value
+
+
+def _is_list_of(fits, value, least: int = 1) -> bool:
+    return isinstance(value, list) and len(value) >= least and all(map(fits, value))
 
 
 def _is_roi(value) -> bool:
@@ -226,6 +257,17 @@ _FIELDS = {
         "about": (False, _is_texts, "an object of texts"),
     },
     "warm": {"model": (True, *_TEXT)},
+    "rank": {
+        "model": (True, *_TEXT),
+        "cases": (True, lambda v: _is_list_of(_is_scan, v), "a list of objects with id and image"),
+        "labelled": (False, lambda v: _is_list_of(_is_scan, v, 0), "a list of objects with id and image"),
+        "device": (False, *_TEXT),
+    },
+    "estimate": {
+        "run": (True, _is_run, "an object with method and maybe spacing, recipe and wishes"),
+        "classes": (True, lambda v: _is_number(v) and v == int(v) and v >= 2, "a whole number from 2 on"),
+        "cases": (True, lambda v: _is_list_of(_is_place, v), "a list of objects with role, size, spacing, direction"),
+    },
     "cancel": {},
     "quit": {},
 }

@@ -215,7 +215,7 @@ def test_mixing_a_coarse_grid_takes_the_side_of_the_cells_centres():
 
 
 def test_copy_paste_shows_the_teacher_whole_crops_and_the_student_mixes():
-    m = method("simcvd", copy_paste=1.0, noise=0)
+    m = method("simcvd", pseudo=1.0, noise=0)
     seen = {}
     for name in ("teacher", "student"):
         getattr(m, name).register_forward_pre_hook(lambda _, given, name=name: seen.update({name: given[0]}))
@@ -227,15 +227,15 @@ def test_copy_paste_shows_the_teacher_whole_crops_and_the_student_mixes():
 
 
 def test_guesses_are_due_at_the_end_of_pretraining_and_from_then_on():
-    m = method("simcvd", pretrain=0.4, copy_paste=0.5, guess_every=0.2)
+    m = method("simcvd", pretrain=0.4, pseudo=0.5, guess_every=0.2)
     assert [t for t in range(11) if m.guesses_due(t, 10)] == [4, 6, 8, 10]
-    m = method("simcvd", pretrain=0.0, copy_paste=0.5, guess_every=0.3)
+    m = method("simcvd", pretrain=0.0, pseudo=0.5, guess_every=0.3)
     assert [t for t in range(10) if m.guesses_due(t, 10)] == [0, 3, 6, 9]
     assert not any(method(name).guesses_due(0, 10) for name in METHODS)
 
 
 def test_guesses_take_the_place_of_the_teachers_word_on_crops():
-    m = method("simcvd", copy_paste=0.5, ramp_length=0, guess_every=0.5, terms_every=2)
+    m = method("simcvd", pseudo=0.5, ramp_length=0, guess_every=0.5, terms_every=2)
     looks = []
     m.teacher.register_forward_hook(lambda *_: looks.append(1))
     b = dataclasses.replace(batch(), guess=torch.ones_like(batch().label), iteration=2)
@@ -244,6 +244,18 @@ def test_guesses_take_the_place_of_the_teachers_word_on_crops():
     terms = m(b)
     assert not {"contrast", "distillation", "consistency"} & set(terms) and len(looks) == 1
     assert torch.equal(terms["total"], terms["supervised"])
+
+
+def test_without_mixing_crops_stand_side_by_side():
+    m = method("simcvd", pseudo=0.5, mix=False, noise=0)
+    seen = {}
+    for name in ("teacher", "student"):
+        getattr(m, name).register_forward_pre_hook(lambda _, given, name=name: seen.update({name: given[0]}))
+    b = batch()
+    terms = m(b)
+    both = torch.cat([b.labelled, b.unlabelled])
+    assert torch.equal(seen["teacher"], both) and torch.equal(seen["student"], both)
+    assert {"supervised", "contrast", "distillation", "consistency"} <= set(terms)
 
 
 def test_pseudo_labels_count_from_a_confidence_on():
@@ -261,7 +273,7 @@ def test_pseudo_labels_of_the_largest_part_only():
 
 
 def test_copy_paste_trains_without_a_ramp_problem():
-    m = method("simcvd", copy_paste=0.5)
+    m = method("simcvd", pseudo=0.5)
     terms = m(batch(progress=0.0))
     terms["total"].backward()
     assert torch.isfinite(terms["total"]) and has_gradient(m.student)

@@ -19,6 +19,7 @@ from simcvd.events import read_events
 from simcvd.images import read_volume
 from simcvd.network import VNet
 from simcvd.segmentation import Segmenter
+from simcvd.training.batch_norm import settle_batch_norm
 from simcvd.training.loop import Stopped, Trainer
 from simcvd.training.methods import METHODS
 from simcvd.training.optimiser import learning_rate
@@ -111,7 +112,7 @@ def test_stop_and_resume_give_the_unbroken_weights(tmp_path, finished):
 
 
 def test_resume_keeps_what_the_teacher_found_in_the_unlabelled_scans(tmp_path):
-    settings = {"pretrain": 0.3, "copy_paste": 0.5, "guess_every": 0.3, "terms_every": 2}
+    settings = {"pretrain": 0.3, "pseudo": 0.5, "guess_every": 0.3, "terms_every": 2}
     cases = ball_cases(tmp_path / "cases")
     for name in ("unbroken", "broken"):
         small_run(tmp_path / name, cases=cases, iterations=10, settings=settings, checkpoint_seconds=0)
@@ -130,6 +131,54 @@ def test_resume_keeps_what_the_teacher_found_in_the_unlabelled_scans(tmp_path):
         assert [e["iteration"] for e in events if e["event"] == "guess"] == [3, 6, 9]
     assert names(broken.path)[-1] == "done"
     assert_same_weights(weights(tmp_path / "unbroken"), weights(broken.path))
+
+
+def test_a_scan_in_which_nothing_is_found_teaches_nothing(tmp_path, monkeypatch):
+    run = small_run(tmp_path / "run", iterations=4, settings={"pseudo": 0.5, "guess_every": 0.5})
+    trainer = Trainer(run)
+
+    def something_in_the_second(_predictor, cases, _patch):
+        for n, case in enumerate(cases):
+            labels = np.zeros(case.image.shape, np.uint8)
+            labels[4:12, 8:18, 8:18] = n
+            yield labels
+
+    monkeypatch.setattr("simcvd.training.loop.predict_cases", something_in_the_second)
+    trainer.run()
+    guesses = [e for e in read_events(run.path / "events.jsonl")[0] if e["event"] == "guess"]
+    assert [(e["iteration"], e["left_out"]) for e in guesses] == [(0, ["ball2"]), (2, ["ball2"])]
+    assert [case.id for case in trainer.sampler.streams[1]] == ["ball3"]
+
+
+def test_the_network_in_use_has_the_batch_norm_statistics_of_plain_crops():
+    torch.manual_seed(0)
+    network = VNet(n_filters=2).train()
+    batches = [5 + 3 * torch.randn(2, 1, 16, 16, 16) for _ in range(4)]
+    settle_batch_norm(network, iter(batches))
+    first = next(m for m in network.modules() if isinstance(m, torch.nn.BatchNorm3d))
+    entering = []
+    first.register_forward_pre_hook(lambda _, given: entering.append(given[0]))
+    for batch in batches:
+        network(batch)
+    means = torch.stack([x.mean((0, 2, 3, 4)) for x in entering])
+    torch.testing.assert_close(first.running_mean, 0.9**4 * means.mean(0) + _momentum_mean(means), atol=1e-4, rtol=1e-4)
+    assert network.training and first.momentum == 0.1
+
+
+def _momentum_mean(means):
+    """What four passes in training mode add to running statistics, at the momentum that settling has to give back."""
+    return sum(0.1 * 0.9 ** (3 - i) * mean for i, mean in enumerate(means))
+
+
+def test_settling_changes_what_is_used_and_not_what_is_learned(tmp_path):
+    cases = ball_cases(tmp_path / "cases")
+    for name, count in (("plain", 0), ("settled", 2)):
+        small_run(tmp_path / name, "supervised", cases=cases, settle_batch_norm=count)
+        train(tmp_path / name)
+    plain, settled = weights(tmp_path / "plain"), weights(tmp_path / "settled")
+    same = {key: torch.equal(plain[key], settled[key]) for key in plain}
+    assert all(same[key] for key in same if key.endswith(("weight", "bias")))
+    assert not any(same[key] for key in same if key.endswith(("running_mean", "running_var")))
 
 
 @pytest.mark.parametrize("when", [0.0, 0.3])
@@ -201,7 +250,7 @@ def test_a_finished_run_stays_finished(finished):
 
 def test_two_processes_match_one_with_the_same_global_batch(tmp_path):
     # without dropout, whose masks belong to a process; with every phase and term
-    settings = {"head_dropout": 0, "pretrain": 0.3, "copy_paste": 0.5, "ramp_length": 0.1}
+    settings = {"head_dropout": 0, "pretrain": 0.3, "pseudo": 0.5, "ramp_length": 0.1}
     network = {"n_filters": 2, "dropout": 0.0}
     wishes = {"iterations": 3, "precision": "float32", "network": network, "patch": [16, 32, 32]}
     cases = ball_cases(tmp_path / "cases")
@@ -365,8 +414,8 @@ def test_unknown_settings_are_refused_before_anything_is_made(tmp_path):
         ({"optimiser": {"lr": -1}}, "lr must be a number"),
         ({"optimiser": {"rate": 1}}, "no setting 'rate'"),
         ({"optimiser": {"step_every": 0}}, "needs step_every"),
-        ({"batch": [3, 2], "settings": {"copy_paste": 0.5}}, "as many labelled as unlabelled"),
-        ({"settings": {"guess_every": 0.1}}, "guess_every needs copy_paste"),
+        ({"batch": [3, 2], "settings": {"pseudo": 0.5}}, "as many labelled as unlabelled"),
+        ({"settings": {"guess_every": 0.1}}, "guess_every needs pseudo"),
         ({"settings": {"terms_every": 0}}, "terms_every is a whole number"),
         ({"batch": [1, 1]}, "too little for batch norm"),
         ({"model": {"name": "no good name"}}, "description of the model has no usable name"),
@@ -393,5 +442,5 @@ def test_default_patches_and_recipes():
     assert default_patch([(44, 70, 92)], (1.25,) * 3) == [48, 64, 64]
     assert default_patch([(36, 50, 35)], (1.0,) * 3) == [48, 64, 48]
     assert recipe("published", "simcvd")["settings"] == {}
-    assert recipe("short", "simcvd")["settings"]["copy_paste"] > 0
+    assert recipe("short", "simcvd")["settings"]["pseudo"] > 0
     assert recipe("short", "supervised")["settings"] == {}

@@ -58,7 +58,7 @@ class Console:
         if seconds_left is None:
             begun, start = self._begun
             seconds_left = (now - begun) * (1 - fraction) / (fraction - start) if fraction > start else None
-        self._show(fraction, text + (f", {_duration(seconds_left)} left" if seconds_left is not None else ""))
+        self._show(fraction, text + (f", {duration(seconds_left)} left" if seconds_left is not None else ""))
 
     def clear(self) -> None:
         """Take the bar off the terminal."""
@@ -82,7 +82,7 @@ class Console:
         self._width = len(line)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Seconds as people say them."""
     if seconds < 60:
         return f"{seconds:.0f} s"

@@ -12,7 +12,7 @@ from ..cases import Case, cases_from_folder, read_cases
 from ..errors import SimCVDError
 from ..files import read_json
 from ..models import STRIDE, find_model
-from .console import INTERRUPTED, Console, Interrupted
+from .console import INTERRUPTED, Console, Interrupted, duration
 
 DESCRIPTION = """Trains a model from cases, or goes on with a run that was stopped (simcvd train RUN).
 
@@ -23,9 +23,13 @@ simcvd segment --model RUN/model uses. Ctrl+C stops after a checkpoint, and so d
 
 Every setting of the methods is an option below; --set and --settings take them too, and all others of run.json."""
 # `wishes` of create_run that are options of their own
-PLAIN_WISHES = ("iterations", "minutes", "seed", "patch", "batch", "device", "threads", "precision", "augmentation")
+PLAIN_WISHES = (
+    *("iterations", "minutes", "seed", "patch", "batch", "device", "threads", "precision", "augmentation"),
+    "leave_one_out",
+)
 WAIT_SECONDS = 0.5  # between two looks of the other processes for the run folder
 DESTINATION = "setting:"
+RUN, PLAN = "run.json", "plan.json"
 
 
 class UsageError(SimCVDError):
@@ -55,7 +59,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", help="name of the new model")
     parser.add_argument("--model-card", type=Path, metavar="FILE", help="JSON with title, segments, licence ... of it")
     parser.add_argument("--cache", type=Path, metavar="FOLDER", help="prepared cases, for several runs to share")
+    parser.add_argument("--estimate", action="store_true", help="only say how long it would take on this computer")
     parser.add_argument("--json", action="store_true", help="print the events, one JSON object a line")
+    # for programs that start a training beside them
+    parser.add_argument("--background", action="store_true", help=argparse.SUPPRESS)
 
     plan = parser.add_argument_group("plan")
     plan.add_argument("--iterations", type=_positive, metavar="N", help="optimiser steps")
@@ -67,6 +74,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     plan.add_argument("--precision", choices=PRECISIONS, help="of the network's arithmetic")
     plan.add_argument("--threads", type=_positive, metavar="N", help="of the CPU")
     plan.add_argument("--augmentation", choices=AUGMENTATIONS, help="how crops are varied")
+    plan.add_argument(
+        "--leave-one-out",
+        action="store_const",
+        const=True,
+        help="without validation cases: measure each labelled case by a training without it (twice the time)",
+    )
     plan.add_argument("--optimiser", choices=("sgd", "adamw"), dest=f"{DESTINATION}kind", help="kind of optimiser")
     _add_settings(plan, PUBLISHED["optimiser"], {"schedule": ("step", "poly")}, ("kind",))
     plan.add_argument("--set", action="append", default=[], type=_pair, metavar="KEY=VALUE", help="any setting")
@@ -170,6 +183,10 @@ def run(args: argparse.Namespace) -> int:
     """Make the run folder unless there is one, and train in it."""
     console = Console(args.json)
     folder = _run_to_resume(args)
+    if args.estimate:
+        return tell_estimate(args, folder, console)
+    if args.background and hasattr(os, "nice"):
+        os.nice(10)  # whoever works at this computer goes first
     if args.resume and folder is not None and folder == args.output:
         console.say(f"{folder} holds a run; it goes on with the settings of its run.json.")
     if folder is None:
@@ -181,6 +198,8 @@ def run(args: argparse.Namespace) -> int:
         else:
             _wait_for(folder)
     try:
+        if not (folder / RUN).is_file():
+            prepare(folder, console)
         train(folder, console)
     except Interrupted:
         if _is_first_process():
@@ -211,6 +230,43 @@ def create(args: argparse.Namespace, console: Console) -> None:
     console.finish()
 
 
+def prepare(folder: Path, console: Console) -> None:
+    """Make the run that a folder's plan describes; raises Interrupted when it was stopped."""
+    from ..training.plan import PreparationStopped, make_run
+
+    if not _is_first_process():
+        return _wait_for(folder)
+    try:
+        make_run(folder, Narrator(console, folder))
+    except (PreparationStopped, KeyboardInterrupt):
+        raise Interrupted(f"what is prepared is kept; go on with: simcvd train {folder}") from None
+    finally:
+        console.finish()
+
+
+def tell_estimate(args: argparse.Namespace, folder: Path | None, console: Console) -> int:
+    """Say how long a training would take; the run folder, if there is one, stays as it is."""
+    from ..training.estimate import estimate_plan, estimate_run
+
+    tell = lambda fraction: console.progress(fraction, "measuring")  # noqa: E731
+    if folder is not None and (folder / RUN).is_file():
+        found = estimate_run(folder, tell)
+    elif folder is not None:
+        raise UsageError(f"{folder} is not prepared yet; start it first: simcvd train {folder}")
+    else:
+        method = args.method or "simcvd"
+        found = estimate_plan(_cases(args), method, args.spacing, args.recipe, wishes_from(args), tell)
+    console.finish()
+    console.result(found)
+    times = {"10 minutes": "10", "an hour": "60", "8 hours": "480"}
+    fit = ", ".join(f"{found['minutes_plan'][minutes]} in {text}" for text, minutes in times.items())
+    console.say(
+        f"On {found['device']}: about {found['seconds_a_step']:.2g} s a step, {duration(found['seconds'])} for "
+        f"{found['steps']} steps with all that belongs to it. Steps that fit: {fit}."
+    )
+    return 0
+
+
 def train(folder: Path, console: Console) -> None:
     """Train what a run folder describes to its end; raises Interrupted when it was stopped."""
     from ..training.loop import Stopped, Trainer
@@ -238,6 +294,9 @@ class Narrator:
         if tell:
             tell(event)
 
+    def _preparing(self, e: dict) -> None:
+        self.console.progress(e["done"] / e["total"], f"preparing {e['case']}".strip())
+
     def _start(self, e: dict) -> None:
         so_far = f", from iteration {e['iteration']} on" if e["iteration"] else ""
         processes = f" in {e['processes']} processes" if e["processes"] > 1 else ""
@@ -249,6 +308,10 @@ class Narrator:
     def _step(self, e: dict) -> None:
         text = f"iteration {e['iteration']} of {e['of']}, loss {e['loss']['total']:.3g}"
         self.console.progress(e["iteration"] / e["of"], text, e["seconds_left"])
+
+    def _fold(self, e: dict) -> None:
+        text = f"without {e['case']} ({e['fold']} of {e['folds']}), iteration {e['step']} of {e['steps']}"
+        self.console.progress((e["fold"] - 1 + e["step"] / e["steps"]) / e["folds"], text, e["seconds_left"])
 
     def _validation(self, e: dict) -> None:
         self.console.say(f"Iteration {e['iteration']} of {e['of']}, validation: {_figures(e)}.")
@@ -266,7 +329,7 @@ class Narrator:
         self.console.say(f"Stopped at iteration {e['iteration']} of {e['of']}.")
 
     def _done(self, e: dict) -> None:
-        measured = f" ({_figures(e)})" if "dice" in e else ""
+        measured = f" ({_figures(e)}{', leave-one-out' if 'how' in e else ''})" if "dice" in e else ""
         model = self.folder / e["model"]
         self.console.say(f"Done: the model is in {model}{measured}. Use it: simcvd segment SCAN --model {model} ...")
 
@@ -313,15 +376,19 @@ def _place(wishes: dict, key: str, value) -> None:
 
 def _run_to_resume(args: argparse.Namespace) -> Path | None:
     """The existing run that the options mean, or None when a new one is meant."""
-    if not (args.source / "run.json").is_file():
-        there = args.resume and args.output is not None and (args.output / "run.json").is_file()
+    if not _is_run(args.source):
+        there = args.resume and args.output is not None and _is_run(args.output)
         return args.output if there else None
-    kept = ("source", "command", "json", "resume", "run")
+    kept = ("source", "command", "json", "resume", "run", "estimate", "background")
     given = [key for key, value in vars(args).items() if key not in kept and value not in (None, [], False)]
     if given:
         option = given[0].removeprefix(DESTINATION).replace("_", "-")
         raise UsageError(f"{args.source} is a run and keeps the settings of its run.json; leave out --{option}.")
     return args.source
+
+
+def _is_run(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in (RUN, PLAN))
 
 
 def _cases(args: argparse.Namespace) -> list[Case]:

@@ -18,14 +18,18 @@ from torch import nn
 from .. import devices, models
 from ..cases import load_prepared
 from ..errors import SimCVDError
+from ..files import atomic_path
 from ..inference import Predictor
 from ..labels import keep_largest
 from ..network import VNet
+from ..pictures import slice_picture
 from . import distributed
+from .batch_norm import settle_batch_norm
+from .folds import HOW, leave_one_out
 from .methods import Batch, make_method
 from .optimiser import learning_rate, make_optimiser
 from .run_folder import RunFolder, TrainingError
-from .sampling import Crop, TrainingCase, TwoStreamSampler
+from .sampling import Crop, TrainingCase, TwoStreamSampler, random_crop
 from .setup import card_of
 from .validation import predict_cases, validate
 
@@ -54,6 +58,7 @@ class Trainer:
         self.dtype = devices.choose_precision(self.config["precision"], str(self.device))
         self.iteration = 0
         self._interrupted = False
+        self._ended = False  # before its time, by the word "finish"
 
     # --- set-up ---------------------------------------------------------------------------------------------------
 
@@ -123,9 +128,14 @@ class Trainer:
             labelled=len(self.labelled),
             unlabelled=len(self.unlabelled),
             validation=len(self.validation),
+            **({"folds": len(self.labelled)} if self._leaves_out else {}),
         )
         for sentence in c["warnings"]:
             self._say("warning", message=sentence)
+
+    @property
+    def _leaves_out(self) -> bool:
+        return self.config.get("leave_one_out", False)  # runs of earlier versions don't say
 
     def _check_share(self) -> None:
         if any(n % distributed.world_size() for n in self.config["batch"]):
@@ -133,6 +143,8 @@ class Trainer:
                 f"A batch of {self.config['batch']} can't be shared evenly by {distributed.world_size()} processes; "
                 "start as many as divide it."
             )
+        if self._leaves_out and distributed.world_size() > 1:
+            raise TrainingError("Leave-one-out works in one process only; start it without torchrun.")
 
     def _load_cases(self) -> None:
         roles = {"labelled": [], "unlabelled": [], "validation": []}
@@ -151,13 +163,16 @@ class Trainer:
         # early and late steps differ where a method pretrains
         alone = self.config["settings"].get("pretrain", 0.0)
         per_step = alone * self._seconds_a_step(0.0) + (1 - alone) * self._seconds_a_step(0.9)
-        self.iteration = 0
-        self.method.load_state_dict(kept[0])
-        self.optimiser.load_state_dict(kept[1])
         start = time.perf_counter()
+        self._settle()
         self._validate_only()
         rounds = -(-100 // self.config["validate_percent"]) if self.validation else 1
         left = self.config["minutes"] * 60 - (time.perf_counter() - start) * rounds - self._seconds_of_guesses()
+        self.iteration = 0
+        self.method.load_state_dict(kept[0])
+        self.optimiser.load_state_dict(kept[1])
+        if self._leaves_out:
+            left /= 2  # the folds together take as long as the run
         self.config["iterations"] = max(distributed.agreed(int(left / per_step)), 10)
         self.config["planned"] = True
         if self.main:
@@ -187,11 +202,13 @@ class Trainer:
         of = c["iterations"]
         validate_every = max(1, of * c["validate_percent"] // 100)
         last_checkpoint, last_event, started, first = time.monotonic(), 0.0, time.monotonic(), self.iteration
+        if self.iteration == 0 and c["from_model"]:
+            self._measure()  # how good the model was before
         with ThreadPoolExecutor(1) as drawer:
             if self.iteration == 0 and self.method.guesses_due(0, of):
                 self._guess()
             coming = drawer.submit(self._crops, self.iteration)
-            while self.iteration < of:
+            while self.iteration < of and not self._ended:
                 crops = coming.result()
                 coming = drawer.submit(self._crops, self.iteration + 1)
                 terms = self._step(crops)
@@ -219,10 +236,7 @@ class Trainer:
             group["lr"] = learning_rate(c["optimiser"], self.iteration, c["iterations"])
         # what is random follows from the iteration, so that a resumed run meets the same chance
         torch.manual_seed(_seed(c["seed"], self.iteration, 1 + distributed.rank()))
-        narrow = (
-            torch.autocast(self.device.type, self.dtype) if self.dtype != torch.float32 else contextlib.nullcontext()
-        )
-        with narrow:
+        with self._narrow():
             terms = self.loss_of(self._batch(crops))
         self.optimiser.zero_grad(set_to_none=True)
         terms["total"].backward()
@@ -230,6 +244,11 @@ class Trainer:
         self.iteration += 1
         self.method.after_step(self.iteration)
         return {name: value.detach() for name, value in terms.items()}
+
+    def _narrow(self):
+        """A context in which the network computes at the run's precision."""
+        narrow = self.dtype != torch.float32
+        return torch.autocast(self.device.type, self.dtype) if narrow else contextlib.nullcontext()
 
     def _crops(self, iteration: int) -> tuple[list[Crop], list[Crop]]:
         drawn = []
@@ -258,14 +277,48 @@ class Trainer:
             iteration=self.iteration,
         )
 
+    def _settle(self) -> None:
+        """Give the network to be used the batch-norm statistics of plain crops; every process takes the same ones."""
+        c = self.config
+        cases = self.labelled + self.unlabelled
+        rng = np.random.default_rng((c["seed"], 4, self.iteration))
+
+        def batch() -> torch.Tensor:
+            chosen = rng.integers(len(cases), size=sum(c["batch"]))
+            crops = [random_crop(cases[n], c["patch"], rng).image for n in chosen]
+            return torch.stack(crops)[:, None].to(self.device, memory_format=torch.channels_last_3d)
+
+        with self._narrow():
+            settle_batch_norm(self.method.deployed, (batch() for _ in range(c.get("settle_batch_norm", 0))))
+
     def _guess(self) -> None:
         """Let the teacher label the unlabelled scans, whole; every process does it for itself, from like weights."""
         start = time.perf_counter()
-        largest = self.method.settings["pseudo_largest"]
-        spare = self.unlabelled
-        for case, found in zip(spare, predict_cases(self._predictor(), spare, self.config["patch"]), strict=True):
-            case.label = keep_largest(found) if largest else found
-        self._say("guess", iteration=self.iteration, cases=len(spare), seconds=round(time.perf_counter() - start, 2))
+        self._settle()
+        found = list(predict_cases(self._predictor(), self.unlabelled, self.config["patch"]))
+        if self.method.settings["pseudo_largest"]:
+            found = [keep_largest(labels) for labels in found]
+        believed = [self._is_plausible(labels) for labels in found]
+        for case, labels, good in zip(self.unlabelled, found, believed, strict=True):
+            case.label = labels if good or not any(believed) else None
+        self._draw_from_believed()
+        left_out = [case.id for case in self.unlabelled if case.label is None]
+        seconds = round(time.perf_counter() - start, 2)
+        self._say("guess", iteration=self.iteration, cases=len(found), left_out=left_out, seconds=seconds)
+
+    def _is_plausible(self, labels: np.ndarray) -> bool:
+        """Whether each class is at most three times the largest and at least half the smallest of the labelled cases.
+
+        A scan in which the teacher finds next to nothing would teach the student to find nothing there.
+        """
+        n = self.config["network"]["n_classes"]
+        known = np.array([np.bincount(case.label.ravel(), minlength=n)[1:] for case in self.labelled])
+        size = np.bincount(labels.ravel(), minlength=n)[1:]
+        return bool((2 * size >= known.min(0)).all() and (size <= 3 * known.max(0)).all())
+
+    def _draw_from_believed(self) -> None:
+        believed = [case for case in self.unlabelled if case.label is not None]
+        self.sampler.streams = (self.labelled, believed or self.unlabelled)
 
     # --- what is said ---------------------------------------------------------------------------------------------
 
@@ -294,18 +347,39 @@ class Trainer:
             seconds_left=round(pace * (of - self.iteration), 1),
         )
 
-    def _validate_only(self) -> dict:
-        return validate(self._predictor(), self.validation, self.config["spacing"], self.config["patch"])
+    def _validate_only(self, show: Callable[[TrainingCase, np.ndarray], None] | None = None) -> dict:
+        return validate(self._predictor(), self.validation, self.config["spacing"], self.config["patch"], show)
 
     def _predictor(self) -> Predictor:
         return Predictor(self.method.deployed, str(self.device), self.dtype)
 
     def _validate(self) -> None:
-        if self.validation and self.main:
-            start = time.perf_counter()
-            figures = self._validate_only()
-            seconds = round(time.perf_counter() - start, 2)
-            self._say("validation", iteration=self.iteration, of=self.config["iterations"], **figures, seconds=seconds)
+        """Measure the network as it would be used after this step."""
+        self._settle()
+        self._measure()
+
+    def _measure(self) -> None:
+        """Say how good the network is, where there are cases to measure it on, and show it at one case."""
+        if not self.main:
+            return
+        if not self.validation:
+            case = (self.unlabelled or self.labelled)[0]
+            self._show(case, next(predict_cases(self._predictor(), [case], self.config["patch"])))
+            return
+        start = time.perf_counter()
+        figures = self._validate_only(self._show)
+        seconds = round(time.perf_counter() - start, 2)
+        self._say("validation", iteration=self.iteration, of=self.config["iterations"], **figures, seconds=seconds)
+
+    def _show(self, case: TrainingCase, found: np.ndarray) -> None:
+        """Write the picture of a case, with its label where that measures the network and is no guess."""
+        if not self.folder.path.is_dir():
+            return  # removed: nothing must bring it back
+        truth = case.label if self.validation else None
+        picture = slice_picture(case.image.astype(np.float32), found, self.config["spacing"], truth)
+        # nothing is lost with a picture: a disk that is full is told by what needs it
+        with contextlib.suppress(OSError), atomic_path(self.folder.preview, durable=False) as temporary:
+            temporary.write_bytes(picture)
 
     # --- checkpoints and commands ---------------------------------------------------------------------------------
 
@@ -316,6 +390,7 @@ class Trainer:
             "iteration": self.iteration,
             "method": self.method.state_dict(),
             "optimiser": self.optimiser.state_dict(),
+            "ended": self._ended,
             "guesses": {case.id: _packed(case.label) for case in self.unlabelled if case.label is not None},
         }
         if not all(torch.isfinite(v).all() for v in state["method"].values() if v.is_floating_point()):
@@ -331,9 +406,11 @@ class Trainer:
             self.method.load_state_dict(state["method"])
             self.optimiser.load_state_dict(state["optimiser"])
             self.iteration = state["iteration"]
+            self._ended = state.get("ended", False)
             for case in self.unlabelled:
                 if case.id in state["guesses"]:
                     case.label = _unpacked(state["guesses"][case.id], case.image.shape)
+            self._draw_from_believed()
         except (KeyError, RuntimeError, ValueError):
             raise TrainingError(
                 f"{self.folder.checkpoint} belongs to other settings than run.json; remove it to start anew."
@@ -344,13 +421,18 @@ class Trainer:
 
     def _obey(self) -> None:
         """Do what the control file or a signal asks for; all processes take the same decision."""
-        words = [None, "pause", "stop"]
+        words = [None, "pause", "finish", "stop"]
         word = "stop" if self._interrupted else self.folder.command() if self.main else None
         word = words[distributed.agreed(words.index(word) if word in words else 0)]
         if word == "pause":
             self._pause()
         elif word == "stop":
             self._stop()
+        elif word == "finish":
+            self._ended = True
+            if self.main:
+                self.folder.clear_command()
+            self._say("finishing", iteration=self.iteration, of=self.config["iterations"])
 
     def _pause(self) -> None:
         self._checkpoint()
@@ -360,7 +442,7 @@ class Trainer:
         # the other processes wait here for the first one
         if distributed.agreed(int(self._interrupted or self.folder.command() == "stop")):
             self._stop()
-        if self.main:
+        if self.main and self.folder.command() != "finish":
             self.folder.clear_command()
         self._say("resumed", iteration=self.iteration)
 
@@ -388,6 +470,7 @@ class Trainer:
     # --- the end --------------------------------------------------------------------------------------------------
 
     def _finish(self) -> None:
+        self._settle()
         self._checkpoint()
         if not self.main:
             return
@@ -396,12 +479,27 @@ class Trainer:
         models.save_model(self.folder.model, card, state, overwrite=True)
         # read back what a user will load, not what is in memory
         self.method.deployed.load_state_dict(models.build_network(self.folder.model)[0].state_dict())
-        figures = self._validate_only() if self.validation else {}
+        figures, on = {}, "validation cases"
+        if self.validation:
+            figures = self._validate_only()
+        elif self._leaves_out:
+            figures, on = self._leave_one_out(), HOW
         if figures:
-            means = {k: v for k, v in figures.items() if k != "rows"}
-            card["quality"] = [{"on": "validation cases, on the model's grid", "cases": len(self.validation), **means}]
+            means = {k: v for k, v in figures.items() if k not in ("rows", "before_rows", "how")}
+            cases = len({row["case"] for row in figures["rows"]})
+            card["quality"] = [{"on": f"{on}, on the model's grid", "cases": cases, **means}]
             models.save_model(self.folder.model, card, state, overwrite=True)
         self._say("done", iteration=self.iteration, model="model", **figures)
+
+    def _leave_one_out(self) -> dict:
+        self.optimiser = self.loss_of = self.sampler = None  # room for the folds
+        try:
+            return leave_one_out(
+                self.folder, self.iteration, lambda fold, listen: Trainer(fold, listen).run(), self._say
+            )
+        except Stopped:
+            self._say("stopped", iteration=self.iteration, of=self.config["iterations"])
+            raise
 
     def _provenance(self) -> dict:
         c = self.config

@@ -13,6 +13,7 @@ PUBLISHED = {
     "iterations": 6000,
     "batch": [2, 2],
     "augmentation": "published",
+    "settle_batch_norm": 0,
     "optimiser": {
         "kind": "sgd",
         "lr": 0.01,
@@ -28,7 +29,7 @@ PUBLISHED = {
 
 # A teacher that learned from the labelled crops first, keeps up with the student and answers without dropout.
 _SHORT_TEACHER = {
-    "pretrain": 0.25,
+    "pretrain": 0.5,
     "ramp_length": 0.2,
     "ema_decay": 0.99,
     "teacher_dropout": False,
@@ -40,6 +41,7 @@ SHORT = {
     "iterations": 4000,
     "batch": [2, 2],
     "augmentation": "strong",
+    "settle_batch_norm": 25,  # batches of plain crops before the network is used
     "optimiser": {
         "kind": "sgd",
         "lr": 0.03,
@@ -54,9 +56,10 @@ SHORT = {
         "mean_teacher": _SHORT_TEACHER,
         "simcvd": {
             **_SHORT_TEACHER,
-            "copy_paste": 0.5,
-            # whole scans, labelled by the teacher now and then: a step costs little more than a supervised one
-            "guess_every": 0.05,
+            "pseudo": 0.5,
+            # whole scans, labelled by the teacher: a step costs little more than a supervised one. Once only: labelled
+            # anew 15 times, scans drifted away from the truth, each time a little more sure of it
+            "guess_every": 0.5,
             "terms_every": 4,
             "pseudo_largest": True,
             # with the published 0.5 the distance maps got worse as the contrast set in

@@ -4,9 +4,12 @@ run.json        the whole description; the same file gives the same model on the
 events.jsonl    what happened, one JSON object a line (simcvd.events)
 log.txt         the same for people
 checkpoint.pt   everything needed to go on exactly
-control         "pause", "resume" or "stop", written by whoever watches
+control         "pause", "resume", "stop" or "finish" (end here, with the model as it is), written by whoever watches
 lock            held by the running process
+preview.png     a slice of one case with the outline as it is now
 model/          the finished model folder
+folds/          the runs of a leave-one-out (simcvd.training.folds)
+plan.json       what a run is to become whose cases are not prepared yet (simcvd.training.plan)
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import torch
 from ..errors import SimCVDError
 from ..events import EventLog
 from ..files import atomic_path, read_json, write_json
+from ..locks import claim
 
 
 class TrainingError(SimCVDError):
@@ -28,15 +32,23 @@ class TrainingError(SimCVDError):
 
 
 class RunFolder:
-    """The files of one training; raises TrainingError when run.json is missing or unreadable."""
+    """The files of one training; raises TrainingError when run.json is missing or unreadable.
 
-    def __init__(self, path: str | os.PathLike):
+    Args:
+        config: what run.json will hold, for a run whose run.json is still to be made.
+    """
+
+    def __init__(self, path: str | os.PathLike, config: dict | None = None):
         self.path = Path(path)
         self.checkpoint = self.path / "checkpoint.pt"
         self.control = self.path / "control"
         self.model = self.path / "model"
+        self.preview = self.path / "preview.png"
         self._events = EventLog(self.path / "events.jsonl")
         self._lock = None
+        if config is not None:
+            self.config = config
+            return
         try:
             self.config = read_json(self.path / "run.json")
         except OSError:
@@ -61,8 +73,9 @@ class RunFolder:
         """Claim the folder for this process until it ends; raises TrainingError when another one has it."""
         self._lock = open(self.path / "lock", "a+")  # noqa: SIM115 - held until the process ends
         try:
-            _claim(self._lock)
+            claim(self._lock)
         except OSError:
+            self.unlock()
             raise TrainingError(
                 f"A training is running in {self.path} already; wait for it or stop it first."
             ) from None
@@ -112,16 +125,3 @@ class RunFolder:
             raise TrainingError(
                 f"{self.checkpoint} can't be read; remove it to start this run from the beginning."
             ) from error
-
-
-def _claim(file) -> None:
-    """Lock an open file without waiting; the system frees it when the process ends, however it ends."""
-    if os.name == "nt":
-        import msvcrt
-
-        file.seek(0)  # the same byte for everybody
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

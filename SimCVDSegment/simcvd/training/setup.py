@@ -31,6 +31,7 @@ COMMON = {
     "checkpoint_seconds": 60,
     "from_model": None,
     "from_model_name": None,
+    "leave_one_out": False,
     "warnings": [],
 }
 
@@ -60,22 +61,20 @@ def create_run(
     Raises:
         SimCVDError: an impossible case list or setting.
     """
-    wishes = dict(wishes or {})
     if (Path(path) / "run.json").exists():
         raise TrainingError(f"{path} holds a run already; go on with --resume or choose another folder.")
     warnings = check_cases(cases)
     n_classes = count_classes(cases)
-    config = {"format": 1, "method": method, **_settled(method, recipe_name, wishes)}
-    config |= _grid(config, spacing, n_classes, wishes)
-    # a wrong setting is told before minutes go into preparation, and hours into training
-    config["settings"] = make_method_settings(method, config["settings"])
-    check_values(config)
-    new_card(card_of(config), "The description of the model")
+    config = settle(method, spacing, recipe_name, wishes, n_classes)
+    if config["leave_one_out"]:
+        _check_folds(cases)
     folder = Path(cache) if cache else Path(path) / "cases"
     prepared = prepare_cases(cases, tuple(config["spacing"]), n_classes, folder, config["normalisation"], progress)
     loaded = [load_prepared(p) for p in prepared]
     for case, content in zip(cases, loaded, strict=True):
         warnings += [f"{case.id}: {note}" for note in content["notes"]]
+        if "label" in content and not content["label"].any():
+            warnings.append(f"{case.id}: The label is empty.")
     if config["patch"] is None:
         config["patch"] = default_patch([content["image"].shape for content in loaded], config["spacing"])
     _check_batch(config, any(case.role == "unlabelled" for case in cases))
@@ -84,6 +83,22 @@ def create_run(
     ]
     config["warnings"] = warnings
     return RunFolder.create(path, config), warnings
+
+
+def settle(
+    method: str, spacing: Sequence[float] | None, recipe_name: str | None, wishes: dict | None, n_classes: int
+) -> dict:
+    """Every setting of a run but its cases and, where nothing names it, its patch; arguments as of `create_run`.
+
+    A wrong setting is told here, before minutes go into preparation, and hours into training.
+    """
+    wishes = dict(wishes or {})
+    config = {"format": 1, "method": method, **_settled(method, recipe_name, wishes)}
+    config |= _grid(config, spacing, n_classes, wishes)
+    config["settings"] = make_method_settings(method, config["settings"])
+    check_values(config)
+    new_card(card_of(config), "The description of the model")
+    return config
 
 
 def card_of(config: dict) -> dict:
@@ -166,10 +181,9 @@ def _grid(config: dict, spacing: Sequence[float] | None, n_classes: int, wishes:
 def _check_batch(config: dict, has_unlabelled: bool) -> None:
     """Raise TrainingError for a batch that the method or batch norm can't take."""
     labelled, unlabelled = config["batch"]
-    if has_unlabelled and config["settings"].get("copy_paste") and labelled != unlabelled:
-        raise TrainingError(
-            "Copy-paste pairs crops: give as many labelled as unlabelled ones with --batch, such as 2,2."
-        )
+    mixes = config["settings"].get("pseudo") and config["settings"]["mix"]
+    if has_unlabelled and mixes and labelled != unlabelled:
+        raise TrainingError("Mixing pairs crops: give as many labelled as unlabelled ones with --batch, such as 2,2.")
     crops = (
         labelled if not has_unlabelled or config["method"] == "supervised" else min(labelled, unlabelled or labelled)
     )
@@ -177,6 +191,14 @@ def _check_batch(config: dict, has_unlabelled: bool) -> None:
         raise TrainingError(
             "One crop of 16 voxels a side is too little for batch norm; take a larger --patch or --batch."
         )
+
+
+def _check_folds(cases: Sequence[Case]) -> None:
+    """Raise TrainingError where leaving out one labelled case after the other makes no sense."""
+    if any(case.role == "validation" for case in cases):
+        raise TrainingError("Leave-one-out is for runs without validation cases; leave one or the other out.")
+    if sum(case.role == "labelled" for case in cases) < 2:
+        raise TrainingError("Leave-one-out needs at least two labelled cases; label another one.")
 
 
 def _relative(path: Path, folder: Path) -> str:

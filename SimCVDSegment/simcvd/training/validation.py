@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -23,20 +23,31 @@ def predict_cases(predictor: Predictor, cases: Sequence[TrainingCase], patch: Se
 
 
 def validate(
-    predictor: Predictor, cases: Sequence[TrainingCase], spacing: Sequence[float], patch: Sequence[int]
+    predictor: Predictor,
+    cases: Sequence[TrainingCase],
+    spacing: Sequence[float],
+    patch: Sequence[int],
+    show: Callable[[TrainingCase, np.ndarray], None] | None = None,
 ) -> dict:
-    """Mean figures over cases and classes on the model's grid, and their rows.
+    """Mean figures over cases and classes on the model's grid, and their rows; `show` gets the first case's labels.
 
     Returns:
         {"dice", "jaccard" (percent), "hd95", "asd" (mm; None where nothing could be measured), "empty", "rows"}.
     """
     rows = []
     for case, found in zip(cases, predict_cases(predictor, cases, patch), strict=True):
+        if show and not rows:
+            show(case, found)
         for value in range(1, predictor.classes):
             figures = compare(case.label == value, found == value, spacing)
             rows.append({"case": case.id, "label": value, **{k: figures[k] for k in FIGURES}})
+    return {**means_of(rows), "rows": rows}
+
+
+def means_of(rows: Sequence[dict]) -> dict:
+    """The means of rows of figures, None where there is nothing to average, and how many rows found nothing."""
     means = {}
     for key in FIGURES:
         values = [r[key] for r in rows if r[key] is not None]
         means[key] = round(float(np.mean(values)), 3) if values else None
-    return {**means, "empty": sum(r["hd95"] is None for r in rows), "rows": rows}
+    return {**means, "empty": sum(r["hd95"] is None for r in rows)}

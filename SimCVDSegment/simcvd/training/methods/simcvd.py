@@ -29,10 +29,10 @@ class SimCVD(MeanTeacher):
         pool, pool_size, head_dropout, head_hidden, head_width: of the projection head.
         contrast_slices: how many slices of the (process's) batch are contrasted; 0 takes all.
         sdm_consistency: the consistency compares the distance maps as well.
-        copy_paste: weight of the teacher's pseudo-labels in crops mixed of labelled and unlabelled ones, which take
-            the place of both; 0 is the published method. pseudo_threshold: confidence that counts;
-            pseudo_largest: only the largest part of each class is believed.
-        guess_every: with copy_paste, the teacher labels the unlabelled scans whole, each time this share of the
+        pseudo: weight of the teacher's answers as labels of the unlabelled crops; 0 is the published method.
+            pseudo_threshold: confidence that counts; pseudo_largest: only the largest part of each class is believed.
+        mix: with pseudo, crops mixed of labelled and unlabelled ones (copy-paste) take the place of both.
+        guess_every: with pseudo, the teacher labels the unlabelled scans whole, each time this share of the
             training has passed since pretraining; 0: it labels each crop as it is drawn, which costs a pass a step.
         terms_every: with guess_every, contrast, distillation and consistency join every so many steps.
     """
@@ -55,9 +55,10 @@ class SimCVD(MeanTeacher):
         "head_width": 128,
         "contrast_slices": 0,
         "sdm_consistency": False,
-        "copy_paste": 0.0,
+        "pseudo": 0.0,
         "pseudo_threshold": 0.0,
         "pseudo_largest": False,
+        "mix": True,
         "guess_every": 0.0,
         "terms_every": 1,
     }
@@ -81,8 +82,8 @@ class SimCVD(MeanTeacher):
     def checked(cls, settings: dict) -> dict:
         """As of every method; settings that exclude each other are refused too."""
         s = super().checked(settings)
-        if s["guess_every"] and (not s["copy_paste"] or s["pseudo_threshold"]):
-            raise MethodError("Setting guess_every needs copy_paste above 0 and no pseudo_threshold.")
+        if s["guess_every"] and (not s["pseudo"] or s["pseudo_threshold"]):
+            raise MethodError("Setting guess_every needs pseudo above 0 and no pseudo_threshold.")
         if s["terms_every"] != int(s["terms_every"]) or s["terms_every"] < 1:
             raise MethodError(f"Setting terms_every is a whole number from 1 on, not {s['terms_every']!r}.")
         return s
@@ -98,8 +99,8 @@ class SimCVD(MeanTeacher):
 
     def semi_supervised_terms(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Terms segmentation, sdm, supervised, contrast, distillation, consistency, total."""
-        if self.settings["copy_paste"]:
-            terms = self.mixed_terms(batch)
+        if self.settings["pseudo"]:
+            terms = self.pseudo_labelled_terms(batch)
         else:
             labelled, student, teacher = self.three_passes(batch, batch.labelled)
             terms = self.supervised_terms(labelled, batch.label)
@@ -156,27 +157,33 @@ class SimCVD(MeanTeacher):
             return image[:, 0] + output.sdm.float().sum(1)
         return image[:, 0] + output.logits.float().softmax(1)[:, 1:].sum(1)
 
-    def mixed_terms(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """Supervised and unlabelled terms of copy-paste mixes.
+    def pseudo_labelled_terms(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Supervised and unlabelled terms where the teacher's answers stand for labels.
 
-        The teacher sees whole crops, or scans, as it will when it is used, and its answers are mixed like the crops:
-        the student must find them in the mixes. It costs one pass of the student, against two without mixing.
+        The teacher sees whole crops, or scans, as it will when it is used. Where crops are mixed its answers are mixed
+        like them: the student must find them in the mixes, in one pass of half the crops.
         """
-        s, n = self.settings, len(batch.labelled)
+        s, n, chance = self.settings, len(batch.labelled), batch.generator
         teacher = None
         if not s["guess_every"] or batch.iteration % s["terms_every"] == 0:
-            teacher = self.teach(batch.generator, batch.labelled, batch.unlabelled)
+            teacher = self.teach(chance, batch.labelled, batch.unlabelled)
         if s["guess_every"]:
             pseudo, confident = batch.guess, torch.ones_like(batch.guess, dtype=torch.float32)
         else:
             pseudo, confident = pseudo_labels(teacher.logits[n:], s["pseudo_threshold"], s["pseudo_largest"])
-        true = labelled_places(batch.label.shape, batch.generator, batch.label.device)
-        image = mixed(true, batch.labelled, batch.unlabelled)
-        label = mixed(true, batch.label, pseudo)
-        weight = mixed(true, torch.ones_like(confident), confident * (s["copy_paste"] * self.ramp(batch.progress)))
-        student = self.student(image + self.noise_for(image, batch.generator))
-        terms = self.supervised_terms(student, label, weight)
+        true = labelled_places(batch.label.shape, chance, batch.label.device) if s["mix"] else None
+
+        def joined(labelled: torch.Tensor, unlabelled: torch.Tensor) -> torch.Tensor:
+            return torch.cat([labelled, unlabelled]) if true is None else mixed(true, labelled, unlabelled)
+
+        image = joined(batch.labelled, batch.unlabelled)
+        noise = joined(self.noise_for(batch.labelled, chance), self.noise_for(batch.unlabelled, chance))
+        weight = joined(
+            torch.ones_like(batch.label, dtype=torch.float32), confident * (s["pseudo"] * self.ramp(batch.progress))
+        )
+        student = self.student(image + noise)
+        terms = self.supervised_terms(student, joined(batch.label, pseudo), weight)
         if teacher:
-            taught = Output(*(mixed(true, x[:n], x[n:]) for x in teacher))
-            terms |= self.unlabelled_terms(image, student, taught, batch.generator)
+            taught = Output(*(joined(x[:n], x[n:]) for x in teacher))
+            terms |= self.unlabelled_terms(image, student, taught, chance)
         return terms
