@@ -57,10 +57,6 @@ SHORT = {
         "simcvd": {
             **_SHORT_TEACHER,
             "pseudo": 0.5,
-            # whole scans, labelled by the teacher: a step costs little more than a supervised one. Once only: labelled
-            # anew 15 times, scans drifted away from the truth, each time a little more sure of it
-            "guess_every": 0.5,
-            "terms_every": 4,
             "pseudo_largest": True,
             # with the published 0.5 the distance maps got worse as the contrast set in
             "lambda": 0.05,
