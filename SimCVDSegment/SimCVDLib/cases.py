@@ -1,0 +1,759 @@
+"""The list of a training's cases: scans and outlines of the scene or on disk, their roles, and what is odd about them.
+
+A case is known by a number ("case-001"); names, which may tell who a patient is, stay in the application.
+"""
+
+import json
+import re
+import zlib
+from pathlib import Path
+
+import numpy as np
+import qt
+import slicer
+import vtk
+from slicer.i18n import tr as _
+
+from simcvd.errors import SimCVDError
+from simcvd.grid import ImageError, same_geometry, upright
+from SimCVDLib import nodes
+
+LABELLED, UNLABELLED, VALIDATION, OUT = "labelled", "unlabelled", "validation", "out"
+ROLES = (LABELLED, UNLABELLED, VALIDATION, OUT)
+FORMAT = 1
+
+LIST = "SimCVD.Cases"  # attribute of the text node that keeps the list with the scene
+MAP = "SimCVD.Map.Kind"  # attribute of the volumes that SimCVDSegment makes
+COARSER, FINER = 2.0, 4.0  # than the model's spacing: what is finer loses nothing but may be of another kind
+CT_BELOW = -200  # an MR image has no such intensities, a CT has air
+BLOCK_BYTES = 1 << 23  # written in one turn of the event loop
+THUMBNAIL_VOXELS = 1 << 21
+# what names of outlines add to names of scans
+_MARKS = re.compile(r"(?i)[\s._-]*(label(map)?s?|seg(mentation)?s?|mask|outline|truth|gt|image|img|scan)(?=$|[\s._-])")
+
+
+class CaseRow:
+    """One case: a volume and maybe a segmentation of the scene, or files.
+
+    Attributes:
+        id: its number, under which the training knows it. name: what to show.
+        role: one of the constants above.
+        segmentIds: the outlined segments; all of the segmentation where empty.
+        image, label: paths of a case on disk, or None.
+        size, spacing: (i, j, k) and mm, once `CaseTable.check` has looked, or None.
+        warnings: sentences, as of the last check.
+    """
+
+    def __init__(self, identifier, name, volumeNode=None, image=None, label=None):
+        self.id, self.name = identifier, name
+        self.role = UNLABELLED
+        self.segmentIds = []
+        self.image, self.label = image and Path(image), label and Path(label)
+        self.size = self.spacing = self.direction = None
+        self.warnings = []
+        self._volume = nodes.NodeReference(volumeNode) if volumeNode is not None else None
+        self._segmentation = None
+
+    @property
+    def volume(self):
+        """The volume node, or None once it is gone and for a case on disk."""
+        return self._volume.get() if self._volume else None
+
+    @property
+    def segmentation(self):
+        """The segmentation node with the outline, or None."""
+        return self._segmentation.get() if self._segmentation else None
+
+    @property
+    def isGone(self):
+        """Whether its volume has left the scene."""
+        return self._volume is not None and self.volume is None
+
+    @property
+    def hasLabel(self):
+        """Whether it has an outline, empty or not."""
+        return self.label is not None or bool(self.segments())
+
+    @property
+    def labelText(self):
+        """Which outline it has, for the table."""
+        if self.label is not None:
+            return self.label.name
+        if not self.hasLabel:
+            return ""
+        names = ", ".join(segment.GetName() for _id, segment in self.segments())
+        return f"{self.segmentation.GetName()}: {names}"
+
+    def segments(self):
+        """[(ID, vtkSegment)] of the outline, in its order; those that are gone are left out."""
+        node = self.segmentation
+        if node is None:
+            return []
+        segmentation = node.GetSegmentation()
+        chosen = self.segmentIds or segmentation.GetSegmentIDs()
+        found = [(identifier, segmentation.GetSegment(identifier)) for identifier in chosen]
+        return [(identifier, segment) for identifier, segment in found if segment is not None]
+
+    def setSegmentation(self, segmentationNode, segmentIds=()):
+        """Take some segments of a node as the outline, all of them where none is named; None takes it away."""
+        self._segmentation = nodes.NodeReference(segmentationNode) if segmentationNode is not None else None
+        self.segmentIds = list(segmentIds)
+
+
+class CaseTable:
+    """The list.
+
+    Args:
+        onChange: called without arguments whenever a row came, went or changed.
+    """
+
+    def __init__(self, onChange=lambda: None):
+        self.rows = []
+        self._onChange = onChange
+
+    # --- rows
+
+    def addVolumes(self, volumeNodes=None):
+        """Add volumes, by default all scalar ones of the scene that are not there yet; returns the new rows.
+
+        Each takes the segmentation that belongs to it as its outline: one made on it, its only neighbour in the subject
+        hierarchy, or one of like name. Results of SimCVDSegment are no outlines, as nobody may have looked at them:
+        `addLabelledCase` and `setLabel` take them.
+        """
+        if volumeNodes is None:
+            volumeNodes = [node for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if _isScan(node)]
+        known = [row.volume for row in self.rows]
+        added = []
+        for volume in volumeNodes:
+            if volume in known:
+                continue
+            nodes.checkVolume(volume)
+            row = CaseRow(self._freeId(), volume.GetName(), volume)
+            if outline := _outlineOf(volume, volumeNodes):
+                row.setSegmentation(outline)
+                row.role = LABELLED
+            added.append(row)
+            self.rows.append(row)
+        if added:
+            self._onChange()
+        return added
+
+    def addLabelledCase(self, volumeNode, segmentationNode, segmentId=None):
+        """Add a scan with its outline, or give the scan on the list this outline; returns the row. Raises SimCVDError.
+
+        segmentId: one segment, or several as a list; all of the segmentation without it.
+        """
+        nodes.checkVolume(volumeNode)
+        segmentIds = [segmentId] if isinstance(segmentId, str) else list(segmentId or [])
+        row = next((row for row in self.rows if row.volume is volumeNode), None)
+        new = row is None
+        if new:
+            row = CaseRow(self._freeId(), volumeNode.GetName(), volumeNode)
+        self._setSegmentation(row, segmentationNode, segmentIds)
+        row.role = LABELLED
+        if new:
+            self.rows.append(row)
+        self._onChange()
+        return row
+
+    def addFolder(self, folder):
+        """Add the scans of a folder: image files, DICOM series, or <case>/image.* with <case>/label.*.
+
+        Beside image files, <name>-label.* (or seg, mask, segmentation) is the label of <name>. Returns the new rows;
+        raises SimCVDError where there is no scan.
+        """
+        from simcvd.commands.segment import find_scans
+
+        found = find_scans([Path(folder)])
+        return self._addFiles([(name, *files, LABELLED if files[1] else UNLABELLED) for name, files in _paired(found)])
+
+    def addCaseList(self, path):
+        """Add the cases of a cases.json; returns the rows. Raises SimCVDError."""
+        from simcvd.cases import read_cases
+
+        return self._addFiles([(case.id, case.image, case.label, case.role) for case in read_cases(path)])
+
+    def _addFiles(self, found):
+        known = {row.image for row in self.rows}
+        added = []
+        for name, image, label, role in found:
+            if Path(image) in known:
+                continue
+            row = CaseRow(self._freeId(), name, image=image, label=label)
+            row.role = role
+            added.append(row)
+            self.rows.append(row)
+        if added:
+            self._onChange()
+        return added
+
+    def remove(self, row):
+        """Take a case off the list; nodes and files stay."""
+        self.rows.remove(row)
+        self._onChange()
+
+    def clear(self):
+        """Take all cases off the list."""
+        self.rows = []
+        self._onChange()
+
+    def setRole(self, row, role):
+        """Give a case another role; raises SimCVDError where that needs an outline it does not have."""
+        if role not in ROLES:
+            raise ValueError(f"no role {role!r}")
+        if role in (LABELLED, VALIDATION) and not row.hasLabel:
+            raise SimCVDError(
+                _("{name} has no outline; give it one before it is labelled or measures.").format(name=row.name)
+            )
+        row.role = role
+        self._onChange()
+
+    def setLabel(self, row, segmentationNode, segmentIds=()):
+        """Give a case of the scene an outline; None takes it away, and the case is unlabelled. Raises SimCVDError."""
+        if segmentationNode is None:
+            row.setSegmentation(None)
+            row.label = None
+            row.role = UNLABELLED if row.role in (LABELLED, VALIDATION) else row.role
+        else:
+            self._setSegmentation(row, segmentationNode, list(segmentIds))
+            row.role = LABELLED if row.role == UNLABELLED else row.role
+        self._onChange()
+
+    def setVolume(self, row, volumeNode):
+        """Let a case on disk be one of the scene from now on, after it was loaded."""
+        nodes.checkVolume(volumeNode)
+        row._volume = nodes.NodeReference(volumeNode)
+        self._onChange()
+
+    def row(self, identifier):
+        """The row with this ID, or None."""
+        return next((row for row in self.rows if row.id == identifier), None)
+
+    def count(self, role):
+        """How many cases have a role."""
+        return sum(row.role == role for row in self.rows)
+
+    def _setSegmentation(self, row, node, segmentIds):
+        segmentation = node.GetSegmentation() if node is not None else None
+        if segmentation is None or not segmentation.GetNumberOfSegments():
+            raise SimCVDError(_("There is no outline yet; draw one or choose another segmentation."))
+        if any(segmentation.GetSegment(identifier) is None for identifier in segmentIds):
+            raise SimCVDError(_("{name} has no such segment (any more); choose another.").format(name=node.GetName()))
+        row.setSegmentation(node, segmentIds)
+
+    def _freeId(self):
+        numbers = [int(row.id.rpartition("-")[2]) for row in self.rows]
+        return f"case-{max(numbers, default=0) + 1:03d}"
+
+    # --- classes
+
+    def classNames(self):
+        """Names of the outlined structures, in the order of their label values from 1 on.
+
+        A single segment in every case is one class, whatever it is called from case to case; several are matched by
+        name. Cases on disk say nothing of names.
+        """
+        named = [[segment.GetName() for _id, segment in row.segments()] for row in self._outlined()]
+        named = [names for names in named if names]
+        if not named:
+            return []
+        if all(len(names) == 1 for names in named):
+            return named[0]
+        return list({name.casefold(): name for names in reversed(named) for name in reversed(names)}.values())[::-1]
+
+    def values(self, card=None):
+        """Label values by name in small letters; those of a model's card where it knows the same names."""
+        names = self.classNames()
+        known = {segment["name"].casefold(): segment["value"] for segment in card["segments"]} if card else {}
+        if len(names) > 1 and len(names) == len(known) and all(name.casefold() in known for name in names):
+            return known
+        return {name.casefold(): value for value, name in enumerate(names, 1)}
+
+    def segments(self):
+        """The classes as a model card lists them: value, name, color and terminology."""
+        found = {}
+        for row in self._outlined():
+            for _identifier, segment in row.segments():
+                found.setdefault(segment.GetName().casefold(), segment)
+        cards = []
+        for value, name in enumerate(self.classNames(), 1):
+            segment = found[name.casefold()]
+            color = [round(float(c), 4) for c in segment.GetColor()]
+            cards.append({"value": value, "name": name, "color": color, "terminology": _terminology(segment)})
+        return cards
+
+    def _outlined(self):
+        rows = [row for row in self.rows if row.role in (LABELLED, VALIDATION)]
+        return sorted(rows, key=lambda row: row.role != LABELLED)
+
+    # --- what is odd
+
+    def check(self, row, card=None):
+        """Look at a case anew and return its warnings; reads the voxels of its outline, so one case at a time.
+
+        card: of the model to start from, or None.
+        """
+        row.warnings = []
+        try:
+            geometry = self._look(row)
+        except (SimCVDError, OSError) as error:
+            row.warnings.append(str(error))
+            return row.warnings
+        if row.role in (LABELLED, VALIDATION):
+            row.warnings += self._labelWarnings(row, geometry)
+        if card:
+            row.warnings += _modelWarnings(row, card)
+        return row.warnings
+
+    def _look(self, row):
+        """Find size and spacing; the geometry. Raises SimCVDError."""
+        if row.isGone:
+            raise SimCVDError(_("The volume is no longer in the scene; load it or remove the case."))
+        if row.volume is not None:
+            nodes.checkVolume(row.volume)
+            geometry = nodes.geometryOf(row.volume)
+            low, high = row.volume.GetImageData().GetScalarRange()
+            if low == high:
+                row.warnings.append(_("The image is constant: there is nothing to see in it."))
+        else:
+            from simcvd.images import read_geometry
+
+            geometry = read_geometry(row.image)
+        row.size, row.spacing, row.direction = geometry.size, geometry.spacing, geometry.direction
+        return geometry
+
+    def _labelWarnings(self, row, geometry):
+        if row.volume is None or row.label is not None:
+            return _fileLabelWarnings(row, geometry)
+        if not row.hasLabel:
+            return [_("The outline is no longer in the scene; choose another.")]
+        if not nodes.hasVoxels(row.segmentation, [identifier for identifier, _segment in row.segments()]):
+            return [_("The outline is empty.")]
+        if not readLabel(row, self.values()).any():
+            return [_("The outline lies outside the image.")]
+        if any(not nodes.sharesGrid(row.segmentation, identifier, row.volume) for identifier, _s in row.segments()):
+            return [_("The outline has another grid than the image and will be resampled onto it.")]
+        return []
+
+    def problems(self, card=None):
+        """What is odd about the list as a whole, one sentence each.
+
+        card: of the model to start from, or None.
+        """
+        count = {role: self.count(role) for role in ROLES}
+        found = []
+        if count[LABELLED] == 1:
+            found.append(_("Only one case is labelled; results vary much less from two on."))
+        if count[LABELLED] and not count[UNLABELLED]:
+            found.append(_("No case is unlabelled, so the training learns from the labelled ones alone."))
+        if count[LABELLED] and not count[VALIDATION]:
+            found.append(_("No case is for validation, so nothing will show how good the model becomes."))
+        for first, second in self._twins():
+            found.append(
+                _("{first} and {second} are the same image; leave one of them out.").format(
+                    first=first.name, second=second.name
+                )
+            )
+        names = self.classNames()
+        for row in self._outlined() if len(names) > 1 else []:
+            missing = {n.casefold() for n in names} - {s.GetName().casefold() for _id, s in row.segments()}
+            if row.segments() and missing:
+                found.append(
+                    _("{name} has no outline of: {missing}.").format(name=row.name, missing=", ".join(sorted(missing)))
+                )
+        if card and names and len(names) != len(card["segments"]):
+            found.append(
+                _(
+                    "The model knows {known} structures and the outlines {drawn}; start from another or from scratch."
+                ).format(known=len(card["segments"]), drawn=len(names))
+            )
+        return found
+
+    def blocking(self):
+        """Why no training can start, one sentence, or None."""
+        used = [row for row in self.rows if row.role != OUT]
+        if gone := [row.name for row in used if row.isGone]:
+            return _("{name} is no longer in the scene; load it or take it off the list.").format(name=gone[0])
+        if bare := [row.name for row in used if row.role in (LABELLED, VALIDATION) and not row.hasLabel]:
+            return _("{name} has no outline any more; give it one or make it unlabelled.").format(name=bare[0])
+        if not self.count(LABELLED):
+            return _("No case is labelled; outline the structure in at least two scans, better in four.")
+        return None
+
+    def _twins(self):
+        seen = {}
+        for row in self.rows:
+            if row.role == OUT or row.isGone:
+                continue
+            twin = seen.setdefault(_fingerprint(row), row)
+            if twin is not row:
+                yield twin, row
+
+    # --- for others
+
+    def shapes(self):
+        """The cases as the worker's request "estimate" wants them; cases that can't be read are left out."""
+        found = []
+        for row in self.rows:
+            if row.role == OUT:
+                continue
+            if row.size is None:
+                self.check(row)
+            if row.size is not None:
+                places = {"size": row.size, "spacing": row.spacing, "direction": row.direction}
+                found.append({"role": row.role, **{name: list(place) for name, place in places.items()}})
+        return found
+
+    def diskNeed(self, spacing, nFilters=16):
+        """Bytes a run of these cases takes at most, on a model's grid of (x, y, z) mm.
+
+        Exported scans (which are removed once they are prepared), prepared ones, checkpoint and model.
+        """
+        prepared = exported = 0
+        for case in self.shapes():
+            voxels = float(np.prod(case["size"]))
+            exported += 5 * voxels  # rarely more than four bytes, and the label
+            prepared += 3 * voxels * np.prod(case["spacing"]) / np.prod(spacing)  # half precision, and the label
+        parameters = 9.45e6 * (nFilters / 16) ** 2
+        # student, teacher and momentum in the checkpoint, which is there twice while it is replaced; the model in half
+        return int(exported + prepared + parameters * (2 * 12 + 2))
+
+    def thumbnail(self, row, size=96):
+        """A PNG of the middle outlined slice with its outline, as bytes; None for a case on disk or gone."""
+        from simcvd.pictures import slice_picture
+
+        if row.volume is None:
+            return None
+        step = max(1, round((np.prod(nodes.shapeOf(row.volume)) / THUMBNAIL_VOXELS) ** (1 / 3)))
+        thin = (slice(None, None, step),) * 3
+        geometry = nodes.geometryOf(row.volume)
+        image = slicer.util.arrayFromVolume(row.volume)[thin]
+        values = {segment.GetName().casefold(): i for i, (_id, segment) in enumerate(row.segments(), 1)}
+        label = readLabel(row, values)[thin] if values else np.zeros(image.shape, np.uint8)
+        label, spacing = upright(label, geometry)
+        return slice_picture(upright(image, geometry)[0], label, spacing, size=size)
+
+    # --- with the scene
+
+    def save(self):
+        """Keep the list in the scene."""
+        node = _listNode() or slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTextNode", "SimCVD cases")
+        node.SetAttribute(LIST, str(FORMAT))
+        node.SetHideFromEditors(True)
+        rows = []
+        for row in self.rows:
+            # references follow their nodes through another scene, IDs don't
+            node.SetNodeReferenceID(f"{row.id}.volume", row.volume.GetID() if row.volume else None)
+            node.SetNodeReferenceID(f"{row.id}.segmentation", row.segmentation.GetID() if row.segmentation else None)
+            about = {"id": row.id, "name": row.name, "role": row.role, "segments": row.segmentIds}
+            files = {"image": row.image and str(row.image), "label": row.label and str(row.label)}
+            rows.append({**about, **files, "inScene": row._volume is not None})
+        node.SetText(json.dumps(rows))
+
+    @classmethod
+    def load(cls, onChange=lambda: None):
+        """The list that the scene keeps, or an empty one."""
+        table, node = cls(onChange), _listNode()
+        try:
+            stored = json.loads(node.GetText() or "[]") if node else []
+            for about in stored:
+                row = CaseRow(about["id"], about["name"], image=about["image"], label=about["label"])
+                volume = node.GetNodeReference(f"{row.id}.volume")
+                if about["inScene"]:
+                    row._volume = nodes.NodeReference(volume)
+                row.role = about["role"] if about["role"] in ROLES else OUT
+                row.setSegmentation(node.GetNodeReference(f"{row.id}.segmentation"), about["segments"])
+                table.rows.append(row)
+        except (ValueError, TypeError, KeyError):  # damaged by hand or by another version: an empty list harms nothing
+            table.rows = []
+        return table
+
+
+class Export:
+    """Writes the cases of a list for a training, a block at a time, so that the application stays usable.
+
+    Scans are written as they are stored, in their own frame; labels on the grid of their scan, wherever the nodes'
+    transforms put them. Files are named after the case's number and carry nothing but geometry and voxels. Cases on
+    disk stay where they are. A folder that could not be finished is removed.
+
+    Args:
+        table: the CaseTable; it is read once, at the start.
+        folder: where to; cases.json is written last.
+        onChange: called without arguments whenever something below has changed.
+        card: of the model to start from, whose label values are then used.
+
+    Attributes:
+        fraction: how much is done, 0 to 1.
+        finished, cancelled: whether it has ended, and whether by `cancel`.
+        error: None, or one sentence.
+        caseList: the path of cases.json.
+        names: {case ID: name in the application}.
+        notes: sentences about what had to be done to a label.
+    """
+
+    def __init__(self, table, folder, onChange=lambda: None, card=None):
+        self.folder = Path(folder)
+        self.caseList = self.folder / "cases.json"
+        self.fraction, self.finished, self.cancelled, self.error = 0.0, False, False, None
+        self.notes = []
+        self._table, self._card, self._onChange = table, card, onChange
+        self._rows = [row for row in table.rows if row.role != OUT]
+        self.names = {row.id: row.name for row in self._rows}
+        self._steps = None
+        self._timer = qt.QTimer()
+        self._timer.setInterval(0)
+        self._timer.connect("timeout()", self._onTurn)
+
+    def start(self):
+        """Begin. Raises SimCVDError when the list can't be trained from or the folder is not empty."""
+        if sentence := self._table.blocking():
+            raise SimCVDError(sentence)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if any(self.folder.iterdir()):
+                raise SimCVDError(_("{folder} is not empty; choose a new one.").format(folder=self.folder))
+        except OSError as error:
+            raise SimCVDError(
+                _("{folder} can't be written ({reason}); choose another place or make room.").format(
+                    folder=self.folder, reason=error.strerror or error
+                )
+            ) from error
+        self._steps = self._write()
+        self._timer.start()
+
+    def cancel(self):
+        """Stop; what was written is removed."""
+        if not self.finished:
+            self.cancelled = True
+            self._end()
+
+    def _onTurn(self):
+        if self.finished:
+            return
+        try:
+            self.fraction = next(self._steps)
+        except StopIteration:
+            self.fraction = 1.0
+            self._end()
+        except (SimCVDError, OSError) as error:
+            self.error = str(error)
+            if isinstance(error, OSError):
+                self.error = _("The cases can't be written to {folder} ({reason}); make room there.").format(
+                    folder=self.folder, reason=error.strerror or error
+                )
+            self._end()
+        else:
+            self._onChange()
+
+    def _end(self):
+        self._timer.stop()
+        self.finished = True
+        if self.cancelled or self.error:
+            self._steps.close()
+            from SimCVDLib import jobs
+
+            jobs.removeFolder(self.folder)
+        self._onChange()
+
+    def _write(self):
+        """Write block by block, giving the fraction done after each."""
+        from simcvd.cases import Case, write_cases
+
+        values = self._table.values(self._card)
+        cases = []
+        for i, row in enumerate(self._rows):
+            image, label = row.image, row.label if row.role in (LABELLED, VALIDATION) else None
+            if row.volume is not None:
+                image = self.folder / f"{row.id}.nrrd"
+                yield from self._blocks(image, slicer.util.arrayFromVolume(row.volume), row, i, 0.0)
+            elif row.isGone:
+                raise SimCVDError(_("{name} has left the scene meanwhile; load it again.").format(name=row.name))
+            if row.role in (LABELLED, VALIDATION) and row.label is None:
+                label = self.folder / f"{row.id}-label.nrrd"
+                labels = self._label(row, values)
+                yield (i + 0.5) / len(self._rows)
+                yield from self._blocks(label, labels, row, i, 0.5)
+            cases.append(Case(row.id, image, label, row.role))
+        write_cases(self.caseList, cases)
+
+    def _label(self, row, values):
+        if not row.segments():
+            raise SimCVDError(_("The outline of {name} has left the scene meanwhile.").format(name=row.name))
+        if any(not nodes.sharesGrid(row.segmentation, identifier, row.volume) for identifier, _s in row.segments()):
+            self.notes.append(
+                _("The outline of {name} has another grid than the image and was resampled onto it.").format(
+                    name=row.name
+                )
+            )
+        labels = readLabel(row, values)
+        if not labels.any():
+            self.notes.append(_("The outline of {name} is empty or outside the image.").format(name=row.name))
+        return labels
+
+    def _blocks(self, path, array, row, place, begun):
+        """Write an array block by block."""
+        array = np.ascontiguousarray(array)
+        data = array.reshape(-1).view(np.uint8)
+        with open(path, "wb") as file:
+            file.write(nodes.nrrdHeader(array, nodes.ijkToRas(row.volume)))
+            for start in range(0, len(data), BLOCK_BYTES):
+                file.write(data[start : start + BLOCK_BYTES].data)
+                yield (place + begun + 0.5 * min(1.0, (start + BLOCK_BYTES) / len(data))) / len(self._rows)
+
+
+def readLabel(row, values):
+    """The outline of a case of the scene as label values, uint8 (K, J, I), on its volume's grid.
+
+    values: label values by segment name in small letters; a single segment is 1 whatever its name. Where segments
+    overlap, the later one counts.
+    """
+    labels = np.zeros(nodes.shapeOf(row.volume), np.uint8)
+    segments = row.segments()
+    for identifier, segment in segments:
+        value = 1 if len(values) == 1 and len(segments) == 1 else values.get(segment.GetName().casefold())
+        if value is not None:
+            labels[nodes.readSegment(row.segmentation, identifier, row.volume)] = value
+    return labels
+
+
+# --- finding outlines
+
+
+def _isScan(node):
+    """Whether a node is a scan a user would train from: visible, with voxels, and no map or label map."""
+    image = node.GetImageData()
+    return (
+        node.GetClassName() == "vtkMRMLScalarVolumeNode"
+        and not node.GetHideFromEditors()
+        and node.GetAttribute(MAP) is None
+        and image is not None
+        and image.GetNumberOfPoints() > 0
+        and image.GetNumberOfScalarComponents() == 1
+    )
+
+
+def _outlineOf(volume, volumes):
+    """The segmentation that belongs to a volume, or None."""
+    drawn = [node for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode") if _isOutline(node)]
+    role = slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
+    references = [node.GetNodeReference(role) for node in drawn]
+    made = [node for node, its in zip(drawn, references, strict=True) if its is volume]
+    others = [node for node, its in zip(drawn, references, strict=True) if its is None]
+    beside = [node for node in others if _parent(node) and _parent(node) == _parent(volume)]
+    if sum(_parent(other) == _parent(volume) for other in volumes) > 1:
+        beside = []
+    alike = [node for node in others if _plain(node.GetName()) == _plain(volume.GetName())]
+    return next(iter(made or beside or alike), None)
+
+
+def _isOutline(node):
+    """Whether a segmentation was drawn by somebody: it has segments, and not those of a result alone."""
+    segmentation = node.GetSegmentation()
+    if not segmentation.GetNumberOfSegments() or node.GetHideFromEditors():
+        return False
+    value = vtk.reference("")
+    identifiers = segmentation.GetSegmentIDs()
+    return not all(segmentation.GetSegment(identifier).GetTag(nodes.STRUCTURE, value) for identifier in identifiers)
+
+
+def _parent(node):
+    """The item a node lies in, where that is not the scene itself."""
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    parent = hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node))
+    return None if parent in (0, hierarchy.GetSceneItemID()) else parent
+
+
+def _plain(name):
+    """A name without what outlines add to it."""
+    name = re.sub(r"(?i)\.(seg\.nrrd|nrrd|nii(\.gz)?|mha|mhd)$", "", name)
+    return re.sub(r"[\s._-]+", "-", _MARKS.sub("", name)).strip("-").casefold() or name.casefold()
+
+
+def _paired(found):
+    """(name, (image, label)) of scans, of which some are labels of others or have a label beside them."""
+    labels = {}
+    for _name, path in found:
+        if path.is_file() and re.search(r"(?i)[._-](label|seg|mask|segmentation)s?(\.|$)", path.name):
+            labels[path.parent, _plain(path.name)] = path
+    pairs = []
+    for name, path in found:
+        if path in labels.values():
+            continue
+        beside = None
+        if re.match(r"(?i)image\.", path.name):
+            beside = next((file for file in sorted(path.parent.glob("label.*")) if file.is_file()), None)
+        pairs.append((name, (path, beside or labels.get((path.parent, _plain(path.name))))))
+    return pairs
+
+
+# --- looking closer
+
+
+def _fileLabelWarnings(row, geometry):
+    from simcvd.images import read_geometry
+
+    if row.label is None or not row.label.is_file():
+        return [_("The label {path} is not there.").format(path=row.label)]
+    try:
+        other = read_geometry(row.label)
+    except ImageError:
+        return []  # a .seg.nrrd of several layers has no plain geometry; it is looked at when it is prepared
+    if not same_geometry(geometry, other, 0.01):
+        return [_("The label has another grid than the image and will be resampled onto it.")]
+    return []
+
+
+def _modelWarnings(row, card):
+    found = []
+    ratios = [mine / its for mine, its in zip(sorted(row.spacing), sorted(card["grid"]["spacing"]), strict=True)]
+    if max(ratios) > COARSER or min(ratios) < 1 / FINER:
+        shown = " x ".join(f"{s:.2g}" for s in row.spacing)
+        its = " x ".join(f"{s:.2g}" for s in card["grid"]["spacing"])
+        found.append(
+            _("The spacing ({spacing} mm) is far from the model's ({model} mm).").format(spacing=shown, model=its)
+        )
+    if "MR" in card["modality"].upper() and row.volume is not None:
+        low, _high = row.volume.GetImageData().GetScalarRange()
+        if low < CT_BELOW:
+            found.append(
+                _("The intensities (down to {low:.0f}) look like CT, and the model is for {modality}.").format(
+                    low=low, modality=card["modality"]
+                )
+            )
+    return found
+
+
+def _fingerprint(row):
+    """What two equal images share; a part of the voxels tells scans apart."""
+    if row.volume is not None:
+        image = slicer.util.arrayFromVolume(row.volume)
+        sample = np.ascontiguousarray(image[::3, ::5, ::7])
+        return image.shape, zlib.crc32(sample)
+    if row.image.is_dir():
+        return row.image
+    try:
+        with open(row.image, "rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - (1 << 16)))
+            return size, zlib.crc32(file.read())
+    except OSError:
+        return row.image
+
+
+def _terminology(segment):
+    """A segment's terminology as a model card has it, or None."""
+    value = vtk.reference("")
+    if not segment.GetTag(segment.GetTerminologyEntryTagName(), value):
+        return None
+    parts = [part.split("^") for part in str(value).split("~")]
+    if len(parts) < 6 or not all(len(part) == 3 for part in parts[1:4]):
+        return None
+    coded = [part if len(part) == 3 and all(part) else None for part in (parts[1], parts[2], parts[3], parts[5])]
+    if coded[0] is None or coded[1] is None:
+        return None
+    return dict(zip(("category", "type", "modifier", "region"), coded, strict=True))
+
+
+def _listNode():
+    found = [n for n in slicer.util.getNodesByClass("vtkMRMLTextNode") if n.GetAttribute(LIST) is not None]
+    return found[0] if found else None

@@ -1,0 +1,645 @@
+"""Trainings as processes of their own: start one, watch any, tell it to pause, stop or end; whoever started it.
+
+A run is its folder. What it does is read from its events and from its lock, which the system frees when its process
+ends, however it ends; what it is to do is written into its control file. So a run outlives this object, the module, the
+scene and, where the user wants it, the application.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import qt
+from slicer.i18n import tr as _
+
+from simcvd.errors import SimCVDError
+from simcvd.events import read_events
+from simcvd.files import read_json, write_json
+from simcvd.locks import is_claimed
+from SimCVDLib import jobs
+
+NEW, PREPARING, RUNNING, PAUSED = "new", "preparing", "running", "paused"
+STOPPED, DONE, FAILED, DIED, GONE = "stopped", "done", "failed", "died", "gone"
+STOPPED_CODE = 130  # exit code of a process that stopped as asked
+ENDINGS = ("stopped", "error", "done")  # events after which a process only tidies up
+ALIVE = (PREPARING, RUNNING, PAUSED)
+
+SETTINGS = "SimCVD/runs"
+PLACE = "SimCVD/runsFolder"
+BYTES_A_POLL = 1 << 17  # some hundred events, a few milliseconds
+PEEK_BYTES = 1 << 15
+LOOKS = 2  # so often must a process be missing: between preparing and training it lets the lock go for a moment
+FILES = (
+    *("plan.json", "run.json", "events.jsonl", "log.txt", "output.txt", "checkpoint.pt", "control", "preview.png"),
+    *("source", "cases", "model", "folds", "lock"),
+)
+
+_started = {}  # folder -> process: those that this application has started
+
+
+# --- the list of runs
+
+
+def runsFolder():
+    """The folder in which new runs are made unless the user chooses another."""
+    return Path(qt.QSettings().value(PLACE) or Path.home() / "SimCVD" / "runs")
+
+
+def setRunsFolder(folder):
+    """Make new runs in this folder from now on."""
+    qt.QSettings().setValue(PLACE, str(folder))
+
+
+def freeFolder(name, parent=None):
+    """A folder for a new run of this name that is not there yet."""
+    parent = Path(parent or runsFolder())
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "run"
+    folder, number = parent / plain, 2
+    while folder.exists():
+        folder, number = parent / f"{plain}-{number}", number + 1
+    return folder
+
+
+def knownRuns():
+    """The runs this application has seen, the newest first; folders that are gone are left out."""
+    return [Run(folder) for folder in reversed(_remembered()) if _isRun(Path(folder))]
+
+
+def attach(folder):
+    """The run in a folder, which is then listed; raises SimCVDError where there is none."""
+    if not _isRun(Path(folder)):
+        raise SimCVDError(_("{folder} holds no training; choose the folder of a run.").format(folder=folder))
+    remember(folder)
+    return Run(folder)
+
+
+def remember(folder):
+    """List a run from now on."""
+    folder, all_ = str(Path(folder).resolve()), _remembered()
+    if folder not in all_:
+        _store({**all_, folder: {}})
+
+
+def forget(folder):
+    """List a run no more; its files stay."""
+    folder = str(Path(folder).resolve())
+    _store({known: about for known, about in _remembered().items() if known != folder})
+
+
+def stopAtQuit():
+    """Ask every run that this application has started to stop with a checkpoint, unless it stays; returns at once."""
+    for folder, process in list(_started.items()):
+        run = Run(folder)
+        if process.poll() is None and not run.staysAfterQuit and run.folder.is_dir():
+            run.stop()
+
+
+def _isRun(folder):
+    return any((folder / name).is_file() for name in ("run.json", "plan.json"))
+
+
+def _remembered():
+    """{folder: {"stays": bool}} in the order in which they were made."""
+    try:
+        known = json.loads(qt.QSettings().value(SETTINGS) or "{}")
+    except (TypeError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def _store(known):
+    qt.QSettings().setValue(SETTINGS, json.dumps(known))
+
+
+# --- one run
+
+
+class Run:
+    """One training, watched by `poll`.
+
+    Attributes:
+        folder: where all of it lies.
+        state: one of the constants above, as of the last poll.
+        hasMore: the last poll left events unread; poll again soon.
+        iteration, of: steps done and planned; secondsLeft: as the training judges it, or None.
+        folds: of a leave-one-out, which follows the training where there are no validation cases; 0 without one.
+        foldsDone: how much of them is done, 0 to 1; leftOut: the case that is left out now, or None.
+        prepared: (done, total) cases, while it is preparing.
+        device, method: of the process that was last seen starting.
+        validations: the events "validation", in order; one of iteration 0 measured the start model.
+        messages: [(time in seconds since 1970, sentence)] of what happened.
+    """
+
+    def __init__(self, folder):
+        self.folder = Path(folder).resolve()
+        self._process = _started.get(self.folder)
+        self._problem = None
+        self._outputBefore = 0
+        self._discarding = self._ending = False
+        self._missing = LOOKS
+        self.state = NEW
+        self.hasMore = False
+        self._forgetEvents()
+        self._peek()
+        self._look()
+
+    @classmethod
+    def create(cls, folder, plan):
+        """A new run of a plan: {"method", "wishes", and maybe "spacing", "recipe"}; its cases lie in source/cases.json.
+
+        Nothing is started. Raises SimCVDError where the folder holds a run or can't be written.
+        """
+        folder = Path(folder)
+        if _isRun(folder):
+            raise SimCVDError(_("{folder} holds a training already; choose another.").format(folder=folder))
+        fixed = {"cases": "source/cases.json", "temporary": "source"}
+        try:
+            write_json(folder / "plan.json", {**fixed, **plan})
+        except OSError as error:
+            raise _notWritable(folder, error) from error
+        remember(folder)
+        return cls(folder)
+
+    # --- what it is
+
+    @property
+    def config(self):
+        """What run.json says, or before it is made, what plan.json wishes."""
+        for name in ("run.json", "plan.json"):
+            try:
+                return read_json(self.folder / name)
+            except (OSError, ValueError):
+                continue
+        return {}
+
+    @property
+    def name(self):
+        """The name of the model to be, or of the folder."""
+        config = self.config
+        card = config.get("model") or config.get("wishes", {}).get("model") or {}
+        return card.get("title") or card.get("name") or self.folder.name
+
+    @property
+    def isAlive(self):
+        """Whether a process is at work or waits."""
+        return self.state in ALIVE
+
+    @property
+    def isGone(self):
+        """Whether its folder was removed."""
+        return self.state == GONE
+
+    @property
+    def startedHere(self):
+        """Whether this application has started its process."""
+        return self.folder in _started
+
+    @property
+    def fraction(self):
+        """How much of the training is done, 0 to 1; of the preparation, while it is preparing."""
+        done, total = self.prepared if self.state == PREPARING else (self.iteration, self.of)
+        part = min(1.0, done / total) if total else 0.0
+        if self.folds and self.state not in (PREPARING, DONE):
+            return (part + self.foldsDone) / 2  # they take as long as the training itself
+        return part
+
+    @property
+    def wish(self):
+        """The word that was said and is not yet obeyed: "pause", "resume", "stop", "finish" or None."""
+        try:
+            word = (self.folder / "control").read_text(encoding="utf-8").strip()
+        except OSError:
+            return None
+        obeyed = not self.isAlive or (self.state == PAUSED and word == "pause")
+        return None if obeyed or not word else word
+
+    @property
+    def sentence(self):
+        """How it stands, for the user."""
+        sentences = {
+            NEW: _("The training is prepared and was not started yet."),
+            PREPARING: _("The cases are being prepared."),
+            RUNNING: _("The training is running."),
+            PAUSED: _("The training is paused."),
+            STOPPED: _("The training is stopped; it can go on from there."),
+            DONE: _("The training is done."),
+            DIED: _(
+                "The training process ended unexpectedly (a crash, a power cut, or the system ended it); "
+                "start it again to go on from its last checkpoint."
+            ),
+            GONE: _("The folder of the training was removed."),
+            FAILED: self._problem or self._error,
+        }
+        wishes = {
+            "pause": _("The training pauses after this step."),
+            "resume": _("The training goes on."),
+            "stop": _("The training stops after this step."),
+            "finish": _("The training ends after this step; the model is kept."),
+        }
+        if self._problem and self.state != FAILED:
+            return self._problem
+        if self._ending:
+            return _("The training is ending.")
+        if self.leftOut and self.state == RUNNING and not self.wish:
+            return _("The model is learned. To measure it, it is learned again without {case}.").format(
+                case=self.leftOut
+            )
+        return wishes.get(self.wish) or sentences[self.state] or _("The training failed; see its log.")
+
+    @property
+    def how(self):
+        """How the figures of the finished model were measured where not on validation cases (in English), or None."""
+        return (self._done or {}).get("how")
+
+    @property
+    def before(self):
+        """The event "validation" of the start model, or None."""
+        return next((event for event in self.validations if event["iteration"] == 0), None)
+
+    @property
+    def after(self):
+        """The event "done" with the figures of the finished model, or None where it is not done or was not measured."""
+        return self._done if self._done and self._done.get("rows") else None
+
+    @property
+    def preview(self):
+        """The picture of a case with its outline as it is now, or None."""
+        path = self.folder / "preview.png"
+        return path if path.is_file() else None
+
+    @property
+    def modelFolder(self):
+        """The finished model, or None."""
+        folder = self.folder / "model"
+        return folder if self.state == DONE and folder.is_dir() else None
+
+    @property
+    def staysAfterQuit(self):
+        """Whether the run goes on when the application quits."""
+        return bool(_remembered().get(str(self.folder), {}).get("stays", False))
+
+    @staysAfterQuit.setter
+    def staysAfterQuit(self, stays):
+        known = _remembered()
+        _store({**known, str(self.folder): {**known.get(str(self.folder), {}), "stays": bool(stays)}})
+
+    @property
+    def log(self):
+        """The last lines of what the run and its process had to say, for "copy details"."""
+        return "\n".join(_tail(self.folder / name) for name in ("log.txt", "output.txt")).strip()
+
+    def diskUse(self):
+        """Bytes of all its files."""
+        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+
+    def comparison(self):
+        """Rows {"case", "label", "before", "after"} with the figures of the start model and of the finished one.
+
+        "before" and "after" are dictionaries of dice (percent), hd95 and asd (mm), or None where nothing was measured.
+        """
+        rows = {}
+        before = (self.before or {}).get("rows") or (self._done or {}).get("before_rows") or []
+        after = (self.after or _last(self.validations) or {}).get("rows", [])
+        for moment, found in (("before", before), ("after", after)):
+            for row in found:
+                place = rows.setdefault((row["case"], row["label"]), {"before": None, "after": None})
+                place[moment] = {name: row[name] for name in ("dice", "hd95", "asd")}
+        return [{"case": case, "label": label, **found} for (case, label), found in rows.items()]
+
+    # --- what can be asked for
+
+    @property
+    def canStart(self):
+        """Whether it can be started or go on: it is not alive, not done, and there."""
+        return self.state in (NEW, STOPPED, FAILED, DIED) and not self._discarding
+
+    @property
+    def canPause(self):
+        """Whether it runs and was not told to do something else."""
+        return self.state == RUNNING and self.wish is None and not self._ending
+
+    @property
+    def canResume(self):
+        """Whether it waits."""
+        return self.state == PAUSED and self.wish is None
+
+    @property
+    def canStop(self):
+        """Whether it is alive and was not told to stop yet."""
+        return self.isAlive and self.wish not in ("stop", "finish") and not self._ending
+
+    @property
+    def canFinish(self):
+        """Whether it can end here with the model as it is."""
+        return self.state in (RUNNING, PAUSED) and self.canStop
+
+    def start(self):
+        """Start the training, or go on after a stop, an error or a crash, as a process that outlives the application.
+
+        Raises SimCVDError when it can't be started; what goes wrong later is told by `state` and `sentence`.
+        """
+        if self._process is not None and self._process.poll() is None:
+            raise SimCVDError(_("This training is running already."))
+        self._problem = None
+        command, environment = jobs.coreCommand("train", str(self.folder), "--background")
+        own = {"start_new_session": True}
+        if os.name == "nt":
+            own = {"creationflags": subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP}
+        try:
+            if not is_claimed(self.folder / "lock"):
+                (self.folder / "control").unlink(missing_ok=True)  # words for a process that is no more
+            with open(self.folder / "output.txt", "ab") as output:
+                self._outputBefore = output.tell()
+                self._process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env=environment,
+                    cwd=jobs.PACKAGES,
+                    **own,
+                )
+        except OSError as error:
+            raise SimCVDError(
+                _("The training can't be started ({reason}); check its folder {folder}.").format(
+                    reason=error.strerror or error, folder=self.folder
+                )
+            ) from error
+        _started[self.folder] = self._process
+        self._saidBefore = _sizeOf(self.folder / "events.jsonl")
+        remember(self.folder)
+        self._look()
+
+    def pause(self):
+        """Ask it to wait after the step under way."""
+        self._say("pause")
+
+    def resume(self):
+        """Let a paused run go on; one whose process has ended is started again."""
+        if self.isAlive:
+            self._say("resume")
+        else:
+            self.start()
+
+    def stop(self):
+        """Ask it to stop with a checkpoint, from which it can go on."""
+        self._say("stop")
+
+    def finish(self):
+        """Ask it to end here and to keep the model as it is."""
+        self._say("finish")
+
+    def discard(self):
+        """Remove the run with all its files, and nothing else in its folder.
+
+        One that is alive is asked to stop first and removed by a later `poll`; `isGone` says when.
+        """
+        self._discarding = True
+        if self.isAlive:
+            self._say("stop")
+        else:
+            self._remove()
+
+    def useModel(self, overwrite=False):
+        """Put a copy of the finished model among the user's models; returns its folder. Raises SimCVDError."""
+        from simcvd.models import export_model, import_model
+
+        with tempfile.TemporaryDirectory() as scratch:
+            packed = Path(scratch) / "model.zip"
+            export_model(self._finishedModel(), packed)
+            return import_model(packed, overwrite)
+
+    def exportModel(self, path):
+        """Pack the finished model into a zip file that is not there yet. Raises SimCVDError."""
+        from simcvd.models import export_model
+
+        export_model(self._finishedModel(), path)
+
+    # --- watching
+
+    def poll(self):
+        """Take in what happened since the last poll; returns the new events, the oldest first.
+
+        Meant for a timer: it takes some milliseconds at most, and a long file is read in several polls (`hasMore`).
+        """
+        path = self.folder / "events.jsonl"
+        size = _sizeOf(path)
+        if size < self._offset:
+            self._forgetEvents()  # begun anew
+        events, offset = read_events(path, self._offset, BYTES_A_POLL)
+        self.hasMore = self._offset < offset < size
+        self._offset = offset
+        for event in events:
+            self._take(event)
+        if not self.hasMore:
+            self._look()
+        if self._discarding and not self.isAlive and self.state != GONE:
+            self._remove()
+        return events
+
+    def _forgetEvents(self):
+        self._offset = self._saidBefore = 0
+        self._last = self._lastTime = self._error = self._done = None
+        self.iteration = self.of = 0
+        self.secondsLeft = self.device = self.method = None
+        self.prepared = (0, 0)
+        self.folds, self.foldsDone, self.leftOut = 0, 0.0, None
+        self.validations, self.messages = [], []
+
+    def _peek(self):
+        """Look at the last events alone, so that a list of runs says at once how each of them stands."""
+        path = self.folder / "events.jsonl"
+        events, _offset = read_events(path, max(0, _sizeOf(path) - PEEK_BYTES))
+        for event in events:
+            self._note(event)
+
+    def _note(self, event):
+        kind = event["event"]
+        if kind not in ("warning", "checkpoint", "guess"):
+            self._last, self._lastTime = kind, event["time"]
+        self.iteration = event.get("iteration", self.iteration)
+        self.of = event.get("of", self.of)
+        self.secondsLeft = event.get("seconds_left", self.secondsLeft)
+        if kind == "error":
+            self._error = event["message"]
+        elif kind == "start":
+            self._error = None
+
+    def _take(self, event):
+        self._note(event)
+        kind = event["event"]
+        take = getattr(self, f"_on_{kind}", None)
+        if take:
+            take(event)
+        if sentence := _inWords(event):
+            self.messages.append((event["time"], sentence))
+
+    def _on_preparing(self, event):
+        self.prepared = (event["done"], event["total"])
+
+    def _on_start(self, event):
+        self.device, self.method = event["device"], event["method"]
+        self._done = self.leftOut = None
+        self.folds = event.get("folds", 0)
+        # what was done after the last checkpoint is done again
+        self.validations = [v for v in self.validations if v["iteration"] <= event["iteration"]]
+        if not event["iteration"]:
+            self.validations = []
+
+    def _on_fold(self, event):
+        self.leftOut = event["case"]
+        self.foldsDone = (event["fold"] - 1 + event["step"] / event["steps"]) / event["folds"]
+
+    def _on_validation(self, event):
+        self.validations.append(event)
+
+    def _on_done(self, event):
+        self._done, self.secondsLeft, self.leftOut = event, 0.0, None
+
+    def _look(self):
+        """Find out how it stands."""
+        if not _isRun(self.folder):
+            self.state = GONE
+            return
+        ours = self._process is not None and self._process.poll() is None
+        there = is_claimed(self.folder / "lock")
+        self._missing = 0 if ours or there else self._missing + 1
+        if self._process is not None and not ours:
+            self._onProcessEnded()
+        if ours or self._missing < LOOKS:
+            self.state = self._stateAlive(ours, there)
+        else:
+            self.state = self._stateOver()
+
+    def _stateAlive(self, ours, there):
+        began = self._saidNothing() if ours else self._last in ENDINGS and self._isNewer()
+        self._ending = self._last in ENDINGS and not began
+        if self._last in (None, "preparing") or began:
+            return PREPARING
+        return PAUSED if self._last == "paused" else RUNNING
+
+    def _saidNothing(self):
+        """Whether the process that was started here has not said anything yet."""
+        return _sizeOf(self.folder / "events.jsonl") <= self._saidBefore
+
+    def _isNewer(self):
+        """Whether the lock was taken after the last event."""
+        try:
+            return (self.folder / "lock").stat().st_mtime > self._lastTime
+        except OSError:
+            return False
+
+    def _stateOver(self):
+        self._ending = False
+        if self._last == "done":
+            return DONE
+        if self._problem or self._last == "error":
+            return FAILED
+        return {None: NEW, "stopped": STOPPED}.get(self._last, DIED)
+
+    def _onProcessEnded(self):
+        """Keep what a process said that can't say it in the events, such as that PyTorch is missing."""
+        if self._process.returncode not in (0, STOPPED_CODE):
+            said = _tail(self.folder / "output.txt", self._outputBefore).splitlines()
+            said = [line.removeprefix("simcvd: ") for line in said if line.startswith("simcvd: ")]
+            self._problem = said[-1].strip() if said else None
+        self._process = None
+        _started.pop(self.folder, None)
+
+    # --- hands
+
+    def _say(self, word):
+        try:
+            (self.folder / "control").write_text(word, encoding="utf-8")
+        except OSError as error:
+            raise _notWritable(self.folder, error) from error
+
+    def _finishedModel(self):
+        if self.modelFolder is None:
+            raise SimCVDError(_("This training has no finished model yet; let it end first."))
+        return self.modelFolder
+
+    def _remove(self):
+        for name in FILES:
+            path = self.folder / name
+            try:
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
+            except OSError as error:
+                self._discarding = False
+                raise SimCVDError(
+                    _("{path} can't be removed ({reason}); remove it by hand.").format(
+                        path=path, reason=error.strerror or error
+                    )
+                ) from error
+        if not any(self.folder.iterdir()):
+            self.folder.rmdir()
+        forget(self.folder)
+        self.state = GONE
+
+
+def _inWords(event):
+    """What an event means to the user, or None for one that the progress bar tells."""
+    kind = event["event"]
+    if kind == "preparing":
+        return _("Preparing {total} cases.").format(total=event["total"]) if event["done"] == 0 else None
+    if kind == "start":
+        return _(
+            "Training on {device}: {labelled} labelled, {unlabelled} unlabelled and {validation} validation cases, "
+            "{of} steps, from step {iteration} on."
+        ).format(**{k: event[k] for k in ("device", "labelled", "unlabelled", "validation", "of", "iteration")})
+    if kind == "validation":
+        return _("Step {iteration}: {figures}.").format(iteration=event["iteration"], figures=figuresInWords(event))
+    if kind in ("warning", "error"):
+        return event["message"]
+    if kind == "done":
+        figures = figuresInWords(event) if event.get("rows") else ""
+        return _("Done: the model was saved and read back. {figures}").format(figures=figures).strip()
+    sentences = {
+        "paused": _("Paused."),
+        "resumed": _("Resumed."),
+        "stopped": _("Stopped; what was learned is kept."),
+        "finishing": _("Ending here, as asked."),
+    }
+    return sentences.get(kind)
+
+
+def figuresInWords(event):
+    """The means of a validation in one line; "-" for what could not be measured."""
+    shown = {name: "-" if event.get(name) is None else f"{event[name]:.1f}" for name in ("dice", "hd95")}
+    return _("Dice {dice} %, 95HD {hd95} mm").format(**shown)
+
+
+def _last(items):
+    return items[-1] if items else None
+
+
+def _sizeOf(path):
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _tail(path, begin=0, length=8000):
+    """The last bytes of a file as text, none of them before `begin`."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(begin, file.seek(0, os.SEEK_END) - length))
+            return file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def _notWritable(folder, error):
+    return SimCVDError(
+        _("{folder} can't be written ({reason}); choose another place or make room.").format(
+            folder=folder, reason=error.strerror or error
+        )
+    )

@@ -1,0 +1,235 @@
+"""The section Run of the training panel: all runs, whoever started them, and how the chosen one goes."""
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from SimCVDLib import runs
+from SimCVDLib.caselist import ID
+from SimCVDLib.curves import Curves
+from SimCVDLib.traintexts import messageText, percent, progressText, stateText
+
+POLL_MS = 500
+LIST_EVERY = 6  # polls between two looks at the runs that are not chosen
+PREVIEW_HEIGHT = 220  # pixels
+PLOT = "SimCVDTrain"  # singleton tag of the plot view node
+
+
+class RunView:
+    """Watches runs.
+
+    Args:
+        ui: the widgets of the panel.
+        parent: what owns the timer.
+        showingErrors: context manager that shows a user's error.
+        onChosen: called with the folder of the run that was chosen, "" for none.
+        onChanged: called without arguments after every look at the runs.
+
+    Attributes:
+        run: the runs.Run that is watched, or None.
+    """
+
+    def __init__(self, ui, parent, showingErrors, onChosen, onChanged):
+        self._ui, self._parent, self._showingErrors = ui, parent, showingErrors
+        self._onChosen, self._onChanged = onChosen, onChanged
+        self.run, self._runs, self._curves = None, [], None
+        self._seen, self._polls, self._showing = None, 0, False
+        for button, slot in (
+            (ui.pauseButton, self.onPause),
+            (ui.stopButton, self.onStop),
+            (ui.discardButton, self.onDiscard),
+            (ui.showChartButton, self.onShowChart),
+            (ui.openFolderButton, self.onOpenFolder),
+            (ui.attachButton, self.onAttach),
+        ):
+            button.connect("clicked(bool)", slot)
+        ui.chartComboBox.connect("currentIndexChanged(int)", self.show)
+        ui.runTree.connect("itemSelectionChanged()", self.onRunChosen)
+        ui.keepRunningCheckBox.connect("toggled(bool)", self.onKeepRunning)
+        self._timer = qt.QTimer(parent)
+        self._timer.setInterval(POLL_MS)
+        self._timer.connect("timeout()", self.poll)
+        self._timer.start()
+
+    def refresh(self):
+        """Look for runs that came or went."""
+        self._runs = runs.knownRuns()
+
+    def living(self):
+        """Folder of the latest run that is under way, "" where there is none."""
+        return next((str(run.folder) for run in self._runs if run.isAlive), "")
+
+    def follow(self, folder):
+        """Watch the run in this folder; "" for none."""
+        if (str(self.run.folder) if self.run else "") == folder:
+            return
+        self.release()
+        if any(str(run.folder) == folder for run in self._runs):
+            self.run = runs.Run(folder)  # one that has told nothing yet: the curves begin at the beginning
+            self._curves = Curves(self.run.name)
+            self.poll()
+
+    def release(self):
+        """Watch no run; its curves leave the scene."""
+        if self._curves is not None:
+            self._curves.close()
+        self.run = self._curves = self._seen = None
+
+    def close(self):
+        """Watch nothing any more."""
+        self._timer.stop()
+        self.release()
+
+    def poll(self):
+        """Take in what is new."""
+        self._polls += 1
+        if self.run is not None:
+            with self._showingErrors():
+                self._curves.add(self.run.poll())
+            if self.run.hasMore:
+                qt.QTimer.singleShot(0, self.poll)
+            if self._curves.isGone:  # somebody removed the plots
+                folder = str(self.run.folder)
+                self.release()
+                self.follow(folder)
+                return
+            if self.run.isGone:
+                self.release()
+                self.refresh()
+                self._onChosen("")
+        if self._polls % LIST_EVERY == 0:
+            self.refresh()
+        self._onChanged()
+
+    # --- clicks
+
+    def onRunChosen(self):
+        item = self._ui.runTree.currentItem()
+        if not self._showing and item is not None and item.isSelected():
+            self._onChosen(item.data(0, ID))
+
+    def onPause(self):
+        """Pause, or go on: after a pause, a stop, a crash or a power cut."""
+        with self._showingErrors():
+            if self.run.canPause:
+                self.run.pause()
+            elif self.run.canResume:
+                self.run.resume()
+            else:
+                self.run.start()
+        self.poll()
+
+    def onStop(self):
+        with self._showingErrors():
+            self.run.finish()
+        self.poll()
+
+    def onDiscard(self):
+        question = _("Delete the run {name} with its folder {folder}? Its model is lost unless you use or export it.")
+        if slicer.util.confirmOkCancelDisplay(
+            question.format(name=self.run.name, folder=self.run.folder), windowTitle=_("Discard the run")
+        ):
+            with self._showingErrors():
+                self.run.discard()
+            self.poll()
+
+    def onKeepRunning(self, checked):
+        if not self._showing and self.run is not None:
+            with self._showingErrors():
+                self.run.staysAfterQuit = checked
+
+    def onShowChart(self):
+        slicer.modules.plots.logic().ShowChartInLayout(self._chart())
+
+    def onOpenFolder(self):
+        qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(str(self.run.folder)))
+
+    def onAttach(self):
+        folder = qt.QFileDialog.getExistingDirectory(self._parent, _("Run folder"))
+        if folder:
+            with self._showingErrors():
+                run = runs.attach(folder)
+                self.refresh()
+                self._onChosen(str(run.folder))
+
+    # --- showing
+
+    def show(self):
+        """Show how the runs stand."""
+        before, self._showing = self._showing, True
+        try:
+            self._showList()
+            self._showControls()
+            self._showProgress()
+        finally:
+            self._showing = before
+
+    def _showList(self):
+        tree = self._ui.runTree
+        chosen = str(self.run.folder) if self.run else ""
+        known = [self.run if str(run.folder) == chosen else run for run in self._runs]
+        while tree.topLevelItemCount > len(known):
+            tree.takeTopLevelItem(len(known))
+        for n, run in enumerate(known):
+            item = tree.topLevelItem(n) or qt.QTreeWidgetItem(tree)
+            item.setData(0, ID, str(run.folder))
+            for column, text in enumerate((run.name, stateText(run), percent(run.fraction), str(run.folder))):
+                if item.text(column) != text:
+                    item.setText(column, text)
+                    item.setToolTip(column, text)
+            item.setSelected(str(run.folder) == chosen)
+
+    def _showControls(self):
+        ui, run = self._ui, self.run
+        there = run is not None
+        goesOn = there and (run.canResume or run.canStart)
+        ui.pauseButton.text = _("Resume") if goesOn else _("Pause")
+        ui.pauseButton.enabled = there and (run.canPause or goesOn)
+        ui.stopButton.enabled = there and run.canFinish
+        ui.discardButton.enabled = ui.openFolderButton.enabled = ui.showChartButton.enabled = there
+        ui.keepRunningCheckBox.enabled = there and run.isAlive
+        ui.keepRunningCheckBox.checked = there and run.staysAfterQuit
+
+    def _showProgress(self):
+        ui, run = self._ui, self.run
+        shown = run is not None and not ui.runCollapsibleButton.collapsed
+        for widget in (ui.runProgressBar, ui.progressLabel, ui.plotView, ui.messagesText, ui.previewLabel):
+            widget.visible = shown
+        if run is None:
+            return
+        ui.runProgressBar.value = int(100 * run.fraction)
+        ui.progressLabel.text = progressText(run)
+        if not self._curves.isGone:
+            self._plotView().SetPlotChartNodeID(self._chart().GetID())
+        picture = run.preview
+        seen = (len(run.messages), picture and (str(picture), picture.stat().st_mtime))
+        if seen != self._seen:
+            self._seen = seen
+            ui.messagesText.plainText = "\n".join(messageText(*message) for message in run.messages)
+            ui.messagesText.moveCursor(qt.QTextCursor.End)
+            pixmap = qt.QPixmap(str(picture or ""))
+            ui.previewLabel.setPixmap(pixmap if pixmap.isNull() else pixmap.scaledToHeight(PREVIEW_HEIGHT))
+        ui.previewLabel.visible = shown and picture is not None
+
+    def _chart(self):
+        """The chart node that is chosen for the plot."""
+        return self._curves.lossChart if self._ui.chartComboBox.currentIndex == 1 else self._curves.qualityChart
+
+    def _plotView(self):
+        """The node of the plot view in the panel, which is none of the layout's."""
+        node = slicer.mrmlScene.GetSingletonNode(PLOT, "vtkMRMLPlotViewNode")
+        if node is None:
+            owner = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScriptedModuleNode", PLOT)
+            node = slicer.mrmlScene.CreateNodeByClass("vtkMRMLPlotViewNode")
+            node.UnRegister(None)
+            node.SetSingletonTag(PLOT)
+            node.SetLayoutName(PLOT)
+            node.SetName(PLOT)
+            node.SetAndObserveParentLayoutNodeID(owner.GetID())  # else the layout would make a view for it
+            for each in (owner, node):
+                each.SetSaveWithScene(False)
+                each.SetHideFromEditors(True)
+            node = slicer.mrmlScene.AddNode(node)
+        if self._ui.plotView.mrmlPlotViewNode() is not node:
+            self._ui.plotView.setMRMLPlotViewNode(node)
+        return node

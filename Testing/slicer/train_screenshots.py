@@ -1,0 +1,162 @@
+"""Follows the README's second tutorial on real scans of the hippocampus, click by click, and takes its pictures.
+
+python Testing/slicer/train_screenshots.py <folder with hc001/image.nrrd and label.nrrd ...> [minutes] [output folder]
+
+Four scans are outlined, ten are not, and four measure the model; what is trained is a model from scratch.
+"""
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "Testing"), str(ROOT / "SimCVDSegment")]
+
+import host  # noqa: E402
+
+host.start()
+
+import numpy as np  # noqa: E402
+import qt  # noqa: E402
+import SimpleITK as sitk  # noqa: E402
+import slicer  # noqa: E402
+
+WIDTH, SIZE = 520, (1560, 1000)
+OUTLINED, PLAIN, VALIDATION = 4, 10, 4
+STRUCTURES = (("Anterior hippocampus", (0.87, 0.36, 0.33)), ("Posterior hippocampus", (0.35, 0.66, 0.40)))
+SECTIONS = ("cases", "next", "training", "run", "result", "log")
+
+
+class Tour:
+    """The panel, and the pictures taken of it."""
+
+    def __init__(self, output):
+        self.output = output
+        self.output.mkdir(parents=True, exist_ok=True)
+        self.window = host.openMainWindow()
+        host.loadModule(ROOT / "SimCVDSegment")
+        self.panel = host.loadModule(ROOT / "SimCVDTrain")
+        self.panel.enter()
+        self.ui = self.panel.self().ui
+        self.longest = 0.0
+
+    def wait(self, until, seconds=600):
+        """Let the application work; the longest time that it did not answer is kept."""
+        end = time.monotonic() + seconds
+        while not until():
+            if time.monotonic() > end:
+                raise TimeoutError(f"it did not come true within {seconds} s")
+            begin = time.perf_counter()
+            slicer.app.processEvents()
+            self.longest = max(self.longest, time.perf_counter() - begin)
+            time.sleep(0.002)
+
+    def rest(self, seconds=1.5):
+        end = time.monotonic() + seconds
+        self.wait(lambda: time.monotonic() > end)
+
+    def expand(self, *names):
+        """Open these sections and close the others, as a user does who looks at one thing."""
+        for name in SECTIONS:
+            getattr(self.ui, name + "CollapsibleButton").collapsed = name not in names
+
+    def choose(self, *names):
+        tree = self.ui.caseTree
+        tree.clearSelection()
+        for n in range(tree.topLevelItemCount):
+            group = tree.topLevelItem(n)
+            for m in range(group.childCount()):
+                if group.child(m).text(0).split("\n")[0] in names:
+                    group.child(m).setSelected(True)
+
+    def state(self):
+        return self.ui.runTree.selectedItems()[0].text(1)
+
+    def take(self, name):
+        self.rest()
+        picture = host.panel(self.panel, size=SIZE, width=WIDTH)
+        sitk.WriteImage(sitk.GetImageFromArray(picture, isVector=True), str(self.output / f"{name}.png"))
+        print(f"{name}: the longest pause of the interface until now was {1000 * self.longest:.0f} ms", flush=True)
+
+
+def load(folder, outlined):
+    """A scan, and its outline as a segmentation beside it."""
+    volume = slicer.util.loadVolume(str(folder / "image.nrrd"), properties={"name": folder.name})
+    if not outlined:
+        return volume
+    label = sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "label.nrrd")))
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", f"{folder.name} outline")
+    node.CreateDefaultDisplayNodes()
+    node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
+    for n, (name, color) in enumerate(STRUCTURES, 1):
+        segment = node.GetSegmentation().AddEmptySegment("", name, color)
+        slicer.util.updateSegmentBinaryLabelmapFromArray((label == n).astype(np.uint8), node, segment, volume)
+    node.SetDisplayVisibility(False)
+    return volume
+
+
+def main(data, minutes, output):
+    tour = Tour(output)
+    ui = tour.ui
+    runs = tempfile.TemporaryDirectory()
+    ui.runsFolderButton.directory = runs.name
+    names = sorted(folder.name for folder in data.iterdir() if folder.is_dir())
+    names = names[: OUTLINED + PLAIN + VALIDATION]
+    validation = names[-VALIDATION:]
+    for n, name in enumerate(names):
+        load(data / name, n < OUTLINED or name in validation)
+    first = slicer.util.getNode(names[0])
+    slicer.util.setSliceViewerLayers(background=first, fit=True)
+    slicer.util.getNode(f"{names[0]} outline").SetDisplayVisibility(True)
+
+    ui.addSceneButton.click()
+    tour.choose(*validation)
+    ui.roleComboBox.currentIndex = 2
+    tour.choose(names[0])
+    tour.expand("cases", "training")
+    ui.startComboBox.currentIndex = ui.startComboBox.findData("")
+    ui.spacingSpinBox.value = 1.0
+    ui.nameLineEdit.text = "hippocampus"
+    ui.settingsLineEdit.text = f"minutes={minutes:g}"
+    tour.rest(5)
+    ui.estimateButton.click()
+    tour.wait(lambda: ui.estimateButton.text == "Estimate")
+    tour.take("train-cases")
+
+    begin = time.monotonic()
+    tour.longest = 0.0
+    ui.startButton.click()
+    tour.wait(lambda: ui.startButton.text == "Start training")
+    if not ui.runTree.selectedItems():
+        raise SystemExit(ui.statusLabel.text)
+    tour.expand("run")
+    tour.wait(lambda: tour.state() in ("running", "failed"))
+    tour.wait(lambda: time.monotonic() - begin > 0.6 * 60 * minutes or tour.state() != "running", 3600)
+    tour.take("train-run")
+    tour.wait(lambda: tour.state() not in ("running", "preparing"), 3600)
+    tour.wait(lambda: ui.useButton.enabled, 30)
+    print(f"trained in {(time.monotonic() - begin) / 60:.1f} min: {ui.resultLabel.text}", flush=True)
+    tour.expand("run", "result")
+    tour.take("train-result")
+
+    ui.useButton.click()
+    ui.rankModelComboBox.currentIndex = ui.rankModelComboBox.findData("hippocampus")
+    tour.expand("cases", "next")
+    ui.rankButton.click()
+    tour.wait(lambda: ui.rankButton.text != "Cancel")
+    tour.take("train-next")
+    ui.proposalButton.click()
+    segment = slicer.modules.simcvdsegment.widgetRepresentation()
+    tour.wait(lambda: segment.self().ui.segmentButton.text == "Segment")
+    print(segment.self().ui.statusLabel.text, flush=True)
+    tour.panel.self().cleanup()
+    segment.self().cleanup()
+    runs.cleanup()
+    qt.QApplication.processEvents()
+
+
+if __name__ == "__main__":
+    arguments = sys.argv[1:]
+    output = Path(arguments[2]) if len(arguments) > 2 else ROOT / "Resources" / "Screenshots"
+    main(Path(arguments[0]), float(arguments[1]) if len(arguments) > 1 else 15, output)
