@@ -265,8 +265,9 @@ def test_two_processes_match_one_with_the_same_global_batch(tmp_path):
     learned = [k for k in start if k.endswith(("weight", "bias"))]
     moved = sum((one[f"student.{k}"] - start[k]).square().sum() for k in learned).sqrt()
     apart = sum((one[f"student.{k}"] - two[f"student.{k}"]).square().sum() for k in learned).sqrt()
-    # batch norm over a handful of voxels makes much of rounding; other batches would move elsewhere altogether
-    assert moved > 0.01 and apart < 0.1 * moved
+    # batch norm over a handful of voxels makes much of rounding, and so do pseudo-labels, which are one class or the
+    # other; other batches would move elsewhere altogether
+    assert moved > 0.01 and apart < 0.2 * moved
     losses = [last_step(tmp_path / name)["loss"] for name in ("one", "two")]
     assert losses[1] == pytest.approx(losses[0], rel=0.01)
 

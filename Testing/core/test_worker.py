@@ -30,7 +30,9 @@ class Talk:
     """A worker process, and the events it has given."""
 
     def __init__(self, *options, before="", **environment):
-        script = f"{before}\nimport sys\nfrom simcvd.cli import main\nsys.exit(main(['worker', *{list(options)!r}]))"
+        # tests that run in a shell's background inherit that Ctrl+C is ignored
+        obeys = "import signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)"
+        script = f"{obeys}\n{before}\nfrom simcvd.cli import main\nsys.exit(main(['worker', *{list(options)!r}]))"
         self.process = subprocess.Popen(
             [sys.executable, "-c", script],
             stdin=subprocess.PIPE,
@@ -264,9 +266,10 @@ def test_it_ends_when_the_application_is_gone(talk, place, tmp_path):
 
 def test_a_step_that_hangs_does_not_outlive_the_application(talk):
     hangs = "import time\nfrom simcvd import jobs, worker\nworker.GRACE_SECONDS = 0.2\n"
-    worker = talk(before=hangs + f"jobs.Jobs.warm = lambda *a, **k: time.sleep({10 * SECONDS})")
+    begins = "tell('starting', 0.0)"
+    worker = talk(before=hangs + f"jobs.Jobs.warm = lambda _, tell, model: ({begins}, time.sleep({10 * SECONDS}))")
     worker.send("warm", id="1", model="x")
-    worker.event("ready")
+    worker.event("progress")
     assert worker.close() == 1
 
 
