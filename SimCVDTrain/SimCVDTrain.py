@@ -121,8 +121,7 @@ class SimCVDTrainWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.addObserver(scene, scene.EndImportEvent, self.onSceneChanged)
         self.addObserver(scene, scene.NodeRemovedEvent, self.onNodeRemoved)
         self.ui.runsFolderButton.directory = slicer.util.settingsValue(RUNS_FOLDER, str(runs.runsFolder()))
-        for place in ("cases", "rank", "estimate", "status", "save"):
-            self._say(place, "")
+        self._sayNothing()
         self._view = RunView(self.ui, self.parent, self._showingErrors, self._chooseRun, self.showRun)
         slicer.app.connect("aboutToQuit()", runs.stopAtQuit)
         self.initializeParameterNode()
@@ -196,6 +195,7 @@ class SimCVDTrainWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onSceneStartClose(self, _caller, _event):
         """Nothing of the old scene is kept; trainings go on, and the latest of them is shown in the next scene."""
         self._stop()
+        self._sayNothing()
         self._setParameters(None)
         self.logic.forget()
 
@@ -300,6 +300,7 @@ class SimCVDTrainWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             with self._showingErrors("cases"):
                 self._saving = cases.Export(self.logic.table, folder, self._onSaving)
                 self._saving.start()
+                self._say("cases", _("Copying the scans..."))
             self.updateGui()
 
     def _onSaving(self):
@@ -575,9 +576,15 @@ class SimCVDTrainWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         label.text = sentence
         label.visible = bool(sentence)
 
+    def _sayNothing(self):
+        for place in ("cases", "rank", "estimate", "status", "save"):
+            self._say(place, "")
+
     @contextlib.contextmanager
-    def _showingErrors(self, place="status"):
-        """A user's error becomes one sentence in the panel."""
+    def _showingErrors(self, place="status", fresh=True):
+        """A user's error becomes one sentence in the panel, in place of what stood there of an earlier click."""
+        if fresh:
+            self._say(place, "")
         try:
             yield
         except SimCVDError as error:

@@ -21,7 +21,7 @@ class RunView:
     Args:
         ui: the widgets of the panel.
         parent: what owns the timer.
-        showingErrors: context manager that shows a user's error.
+        showingErrors: context manager that shows a user's error; fresh=False leaves what is shown where there is none.
         onChosen: called with the folder of the run that was chosen, "" for none.
         onChanged: called without arguments after every look at the runs.
 
@@ -84,7 +84,7 @@ class RunView:
         """Take in what is new."""
         self._polls += 1
         if self.run is not None:
-            with self._showingErrors():
+            with self._showingErrors(fresh=False):
                 self._curves.add(self.run.poll())
             if self.run.hasMore:
                 qt.QTimer.singleShot(0, self.poll)

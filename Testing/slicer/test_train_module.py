@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -94,6 +95,7 @@ class TrainModuleTest(unittest.TestCase):
             wait(lambda: self.ui.discardButton.enabled)
             self.ui.discardButton.click()
             wait(lambda count=count: self.ui.runTree.topLevelItemCount < count)
+        shutil.rmtree(self.place / "models" / "trained", ignore_errors=True)
         self.representation.exit()
         slicer.mrmlScene.Clear(0)
 
