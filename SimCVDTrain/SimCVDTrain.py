@@ -67,6 +67,14 @@ class SimCVDTrain(ScriptedLoadableModule):
             "distillation for semi-supervised medical image segmentation. IEEE Transactions on Medical Imaging 41(9), "
             "2022. An independent implementation."
         )
+        slicer.app.connect("aboutToQuit()", stopTrainings)
+
+
+def stopTrainings():
+    """Called when the application quits: trainings that are not to go on stop at a point from which they can."""
+    from SimCVDLib import runs  # the one in use: a reload brings another
+
+    runs.stopAtQuit()
 
 
 @parameterNodeWrapper
@@ -123,7 +131,6 @@ class SimCVDTrainWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.runsFolderButton.directory = slicer.util.settingsValue(RUNS_FOLDER, str(runs.runsFolder()))
         self._sayNothing()
         self._view = RunView(self.ui, self.parent, self._showingErrors, self._chooseRun, self.showRun)
-        slicer.app.connect("aboutToQuit()", runs.stopAtQuit)
         self.initializeParameterNode()
 
     def _connectWidgets(self):
@@ -182,7 +189,6 @@ class SimCVDTrainWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._view.close()
         self._setParameters(None)
         self.removeObservers()
-        slicer.app.disconnect("aboutToQuit()", runs.stopAtQuit)
 
     def onReload(self):
         """Reload the packages too, not only this file."""

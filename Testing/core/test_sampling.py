@@ -36,6 +36,22 @@ def test_draws_follow_from_seed_iteration_and_place(augmentation):
     assert torch.equal(share[0].image, first[1].image)
 
 
+def test_streams_meet_at_the_same_place_where_asked():
+    ramp = np.broadcast_to(np.arange(64, dtype=np.float16)[:, None, None], (64, 16, 16))
+    twice = np.repeat(ramp, 2, axis=0)  # twice as long, the same things at the same shares of the sides
+    streams = [TrainingCase("a", ramp, None)], [TrainingCase("b", twice, None)]
+
+    def middles(same_place):
+        sampler = TwoStreamSampler(*streams, (16, 16, 16), 0, "none", same_place)
+        return np.array(
+            [[sampler.draw(s, t, 2)[n].image.mean().item() for t in range(20) for n in range(2)] for s in (0, 1)]
+        )
+
+    together, apart = (np.abs(np.subtract(*middles(same))) for same in (True, False))
+    assert together.max() < 5 < apart.max()
+    assert np.ptp(middles(True)[0]) > 30
+
+
 def test_every_labelled_case_comes_once_an_epoch():
     sampler = TwoStreamSampler(marked_cases(6), [], (16, 16, 16), 0, "none")
     for epoch in range(3):

@@ -1,4 +1,7 @@
-"""The panel of SimCVD Train: real buttons, a real training in a process of its own, a small real model, real nodes."""
+"""The panel of SimCVD Train: real buttons, a real training in a process of its own, a small real model, real nodes.
+
+Over the test host only: it looks into the plot view, which Slicer's own does not allow.
+"""
 
 import json
 import os
@@ -384,9 +387,9 @@ class TrainModuleTest(unittest.TestCase):
         self.ui.keepRunningCheckBox.click()
         self.assertTrue(self.ui.keepRunningCheckBox.checked)
         self.ui.keepRunningCheckBox.click()
-        from SimCVDLib import runs
+        from SimCVDTrain import stopTrainings
 
-        runs.stopAtQuit()  # what quitting Slicer does
+        stopTrainings()  # what quitting Slicer does
         self.waitState("stopped")
         self.assertTrue((folder / "checkpoint.pt").exists())
         self.assertEqual(self.ui.pauseButton.text, "Resume")

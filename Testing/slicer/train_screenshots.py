@@ -1,10 +1,12 @@
-"""Follows the README's second tutorial on real scans of the hippocampus, click by click, and takes its pictures.
+"""Follows the README's second tutorial on real scans, click by click, takes its pictures and says how long it took.
 
-python Testing/slicer/train_screenshots.py <folder with hc001/image.nrrd and label.nrrd ...> [minutes] [output folder]
+python Testing/slicer/train_screenshots.py <folder with hc001/image.nrrd and label.nrrd ...> [--help]
 
-Four scans are outlined, ten are not, and four measure the model; what is trained is a model from scratch.
+The first scans are outlined, the next ones are not, and the last ones measure the model; what is trained is a model
+from scratch. The processor that the training computes on is the one that the interface shares.
 """
 
+import argparse
 import os
 import sys
 import tempfile
@@ -24,8 +26,10 @@ import SimpleITK as sitk  # noqa: E402
 import slicer  # noqa: E402
 
 WIDTH, SIZE = 520, (1560, 1000)
-OUTLINED, PLAIN, VALIDATION = 4, 10, 4
-STRUCTURES = (("Anterior hippocampus", (0.87, 0.36, 0.33)), ("Posterior hippocampus", (0.35, 0.66, 0.40)))
+STRUCTURES = {
+    "hippocampus": (("Anterior hippocampus", (0.87, 0.36, 0.33)), ("Posterior hippocampus", (0.35, 0.66, 0.40))),
+    "la": (("Left atrium", (0.87, 0.36, 0.33)),),
+}
 SECTIONS = ("cases", "next", "training", "run", "result", "log")
 
 
@@ -86,32 +90,40 @@ class Tour:
         print(f"{name}: the longest pause of the interface until now was {pauses}", flush=True)
 
 
-def load(folder, outlined):
+def load(folder, structures):
     """A scan, and its outline as a segmentation beside it."""
     volume = slicer.util.loadVolume(str(folder / "image.nrrd"), properties={"name": folder.name})
-    if not outlined:
+    if not structures:
         return volume
     label = sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "label.nrrd")))
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", f"{folder.name} outline")
     node.CreateDefaultDisplayNodes()
     node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
-    for n, (name, color) in enumerate(STRUCTURES, 1):
+    for n, (name, color) in enumerate(structures, 1):
         segment = node.GetSegmentation().AddEmptySegment("", name, color)
         slicer.util.updateSegmentBinaryLabelmapFromArray((label == n).astype(np.uint8), node, segment, volume)
     node.SetDisplayVisibility(False)
     return volume
 
 
-def main(data, minutes, output, place):
+def memory():
+    """Megabytes of this process in memory, and the most there ever were."""
+    told = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return [int(told[name].split()[0]) // 1024 for name in ("VmRSS", "VmHWM")]
+
+
+def main(arguments, place):
+    data, minutes, output = arguments.data, arguments.minutes, arguments.output
     os.environ["SIMCVD_MODELS"] = str(place / "models")  # the user's own models are left alone
     tour = Tour(output)
     ui = tour.ui
     ui.runsFolderButton.directory = str(place / "runs")
     names = sorted(folder.name for folder in data.iterdir() if folder.is_dir())
-    names = names[: OUTLINED + PLAIN + VALIDATION]
-    validation = names[-VALIDATION:]
+    names = names[: arguments.outlined + arguments.plain] + names[-arguments.validation :]
+    validation = names[-arguments.validation :]
+    begin = time.monotonic()
     for n, name in enumerate(names):
-        load(data / name, n < OUTLINED or name in validation)
+        load(data / name, STRUCTURES[data.name] if n < arguments.outlined or name in validation else ())
     first = slicer.util.getNode(names[0])
     slicer.util.setSliceViewerLayers(background=first, fit=True)
     slicer.util.getNode(f"{names[0]} outline").SetDisplayVisibility(True)
@@ -122,13 +134,14 @@ def main(data, minutes, output, place):
     tour.choose(names[0])
     tour.expand("cases", "training")
     ui.startComboBox.currentIndex = ui.startComboBox.findData("")
-    ui.spacingSpinBox.value = 1.0
-    ui.nameLineEdit.text = "hippocampus"
+    ui.spacingSpinBox.value = arguments.spacing
+    ui.nameLineEdit.text = data.name
     ui.settingsLineEdit.text = f"minutes={minutes:g}"
     tour.rest(5)
     ui.estimateButton.click()
     tour.wait(lambda: ui.estimateButton.text == "Estimate")
     tour.take("train-cases")
+    print(f"ready to train after {time.monotonic() - begin:.0f} s; {ui.estimateLabel.text}", flush=True)
 
     begin = time.monotonic()
     tour.longest = tour.busiest = 0.0
@@ -143,11 +156,12 @@ def main(data, minutes, output, place):
     tour.wait(lambda: tour.state() not in ("running", "preparing"), 3600)
     tour.wait(lambda: ui.useButton.enabled, 30)
     print(f"trained in {(time.monotonic() - begin) / 60:.1f} min: {ui.resultLabel.text}", flush=True)
+    print("the application holds {} MB, at most {} MB".format(*memory()), flush=True)
     tour.expand("run", "result")
     tour.take("train-result")
 
     ui.useButton.click()
-    ui.rankModelComboBox.currentIndex = ui.rankModelComboBox.findData("hippocampus")
+    ui.rankModelComboBox.currentIndex = ui.rankModelComboBox.findData(data.name)
     tour.expand("cases", "next")
     ui.rankButton.click()
     tour.wait(lambda: ui.rankButton.text != "Cancel")
@@ -162,8 +176,15 @@ def main(data, minutes, output, place):
 
 
 if __name__ == "__main__":
-    arguments = sys.argv[1:]
-    output = Path(arguments[2]) if len(arguments) > 2 else ROOT / "Resources" / "Screenshots"
-    minutes = float(arguments[1]) if len(arguments) > 1 else 15
+    parser = argparse.ArgumentParser(description="Follow the second tutorial on a folder of scans.")
+    parser.add_argument("data", type=Path, help="hippocampus or la, with a folder for each scan")
+    parser.add_argument("--minutes", type=float, default=15)
+    parser.add_argument("--outlined", type=int, default=4)
+    parser.add_argument("--plain", type=int, default=10)
+    parser.add_argument("--validation", type=int, default=4)
+    parser.add_argument("--spacing", type=float, default=1.0)
+    parser.add_argument("--output", type=Path, default=ROOT / "Resources" / "Screenshots", help="for the pictures")
+    parser.add_argument("--keep", type=Path, help="folder for runs and models; else they are removed at the end")
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        main(Path(arguments[0]), minutes, output, Path(scratch))
+        main(arguments, arguments.keep or Path(scratch))

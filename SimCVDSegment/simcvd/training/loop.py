@@ -33,7 +33,7 @@ from .sampling import Crop, TrainingCase, TwoStreamSampler, random_crop
 from .setup import card_of
 from .validation import predict_cases, validate
 
-PROBE_STEPS = 6
+WARM_STEPS, PROBE_STEPS = 2, 4  # to know how long one takes
 STEP_EVENT_SECONDS = 1.0  # a step event at most this often: small files, lively curves
 
 
@@ -147,13 +147,19 @@ class Trainer:
             raise TrainingError("Leave-one-out works in one process only; start it without torchrun.")
 
     def _load_cases(self) -> None:
+        c = self.config
         roles = {"labelled": [], "unlabelled": [], "validation": []}
-        for case in self.config["cases"]:
+        for case in c["cases"]:
             prepared = load_prepared(self.folder.path / case["prepared"])
             roles[case["role"]].append(TrainingCase(case["id"], prepared["image"], prepared.get("label")))
         self.labelled, self.unlabelled, self.validation = roles.values()
         self.sampler = TwoStreamSampler(
-            self.labelled, self.unlabelled, self.config["patch"], self.config["seed"], self.config["augmentation"]
+            self.labelled,
+            self.unlabelled,
+            c["patch"],
+            c["seed"],
+            c["augmentation"],
+            same_place=c["settings"].get("mix", False) and c["settings"].get("pseudo", 0) > 0,
         )
 
     def _plan(self) -> None:
@@ -181,11 +187,12 @@ class Trainer:
     def _seconds_a_step(self, progress: float) -> float:
         seconds = []
         self.iteration = int(progress * self.config["iterations"])
-        for _ in range(PROBE_STEPS):
+        period = int(self.config["settings"].get("terms_every", 1))  # with more to do at every n-th step, whole rounds
+        for _ in range(WARM_STEPS + -(-PROBE_STEPS // period) * period):
             start = time.perf_counter()
             self._step(self._crops(self.iteration))
             seconds.append(time.perf_counter() - start)
-        return statistics.median(seconds[2:])
+        return statistics.mean(seconds[WARM_STEPS:])
 
     def _seconds_of_guesses(self) -> float:
         rounds = sum(self.method.guesses_due(t, 1000) for t in range(1000))

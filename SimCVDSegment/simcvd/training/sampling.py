@@ -41,6 +41,8 @@ class TwoStreamSampler:
         seed: of the run.
         augmentation: "published" (quarter turns in the axial plane, one flip), "strong" (small rotations, scaling and
             intensity changes, no flips: what a scanner and a patient can do), or "none".
+        same_place: crop n of each stream comes from the same place, as a share of its scan's sides, so that crops
+            mixed of both still show each organ where it belongs.
     """
 
     def __init__(
@@ -50,12 +52,14 @@ class TwoStreamSampler:
         patch: Sequence[int],
         seed: int,
         augmentation: str = "published",
+        same_place: bool = False,
     ):
         if augmentation not in AUGMENTATIONS:
             raise ValueError(f"augmentation is one of {', '.join(AUGMENTATIONS)}, not {augmentation!r}.")
         self.streams = (list(labelled), list(unlabelled))
         self.patch = tuple(patch)
         self.seed = seed
+        self.same_place = same_place
         self._cut = {"published": turned_crop, "strong": warped_crop, "none": random_crop}[augmentation]
 
     def draw(self, stream: int, iteration: int, count: int, first: int = 0, size: int | None = None) -> list[Crop]:
@@ -72,11 +76,18 @@ class TwoStreamSampler:
         order = np.random.default_rng((self.seed, stream, epoch)).permutation(len(cases))
         case = cases[order[position]]
         rng = np.random.default_rng((self.seed, 2 + stream, iteration, place))
-        return self._cut(case, self.patch, rng)
+        where = np.random.default_rng((self.seed, 4, iteration, place)).random(3) if self.same_place else None
+        return self._cut(case, self.patch, rng, where)
 
 
-def random_crop(case: TrainingCase, patch: Sequence[int], rng: np.random.Generator) -> Crop:
-    """A crop at a uniformly random place; a smaller volume is padded with its outermost voxels, labelled 0."""
+def random_crop(
+    case: TrainingCase, patch: Sequence[int], rng: np.random.Generator, where: Sequence[float] | None = None
+) -> Crop:
+    """A crop at a random place; a smaller volume is padded with its outermost voxels, labelled 0.
+
+    where: in [0, 1) along K, J, I, from the first place where the crop fits to the last; None draws it.
+    """
+    where = rng.random(3) if where is None else where
     label = np.zeros(case.image.shape, np.uint8) if case.label is None else case.label
     missing = [max(p - n, 0) for p, n in zip(patch, case.image.shape, strict=True)]
     pads = [(m // 2, m - m // 2) for m in missing]
@@ -84,24 +95,28 @@ def random_crop(case: TrainingCase, patch: Sequence[int], rng: np.random.Generat
     if any(missing):
         image = np.pad(image, pads, mode="edge")
         label = np.pad(label, pads)
-    start = [int(rng.integers(0, n - p + 1)) for n, p in zip(image.shape, patch, strict=True)]
+    start = [int(w * (n - p + 1)) for w, n, p in zip(where, image.shape, patch, strict=True)]
     box = tuple(slice(s, s + p) for s, p in zip(start, patch, strict=True))
     return Crop(torch.from_numpy(image[box].astype(np.float32)), torch.from_numpy(label[box].copy()))
 
 
-def turned_crop(case: TrainingCase, patch: Sequence[int], rng: np.random.Generator) -> Crop:
+def turned_crop(
+    case: TrainingCase, patch: Sequence[int], rng: np.random.Generator, where: Sequence[float] | None = None
+) -> Crop:
     """A random crop, turned by quarters in the axial plane (halves where not square), then flipped along I or J.
 
     This is UA-MT's augmentation, which SimCVD trains with.
     """
-    crop = random_crop(case, patch, rng)
+    crop = random_crop(case, patch, rng, where)
     square = patch[1] == patch[2]
     turns = int(rng.integers(0, 4)) if square else 2 * int(rng.integers(0, 2))
     axis = int(rng.integers(1, 3))
     return Crop(*(torch.rot90(x, turns, (1, 2)).flip(axis).contiguous() for x in (crop.image, crop.label)))
 
 
-def warped_crop(case: TrainingCase, patch: Sequence[int], rng: np.random.Generator) -> Crop:
+def warped_crop(
+    case: TrainingCase, patch: Sequence[int], rng: np.random.Generator, where: Sequence[float] | None = None
+) -> Crop:
     """A crop seen through a small rotation (15 degrees at most about each axis), scaling (0.75 to 1.35) and contrast.
 
     These are the changes that patients and scanners make; the crop is read straight from the whole volume, so that
@@ -109,7 +124,8 @@ def warped_crop(case: TrainingCase, patch: Sequence[int], rng: np.random.Generat
     """
     sides = np.asarray(case.image.shape, float)
     free = np.maximum(sides - patch, 0)
-    centre = np.where(free > 0, rng.uniform(0, 1, 3) * free + np.asarray(patch) / 2, sides / 2)
+    where = rng.random(3) if where is None else np.asarray(where)
+    centre = np.where(free > 0, where * free + np.asarray(patch) / 2, sides / 2)
     matrix = _random_matrix(rng)
     # grid_sample wants axes in the order I, J, K and lengths as shares of the sides
     theta = np.zeros((3, 4), np.float32)
