@@ -568,7 +568,8 @@ class SimCVDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             if self.ui.batchFolderLineEdit.currentPath:
                 scans = batch.scansIn(self.ui.batchFolderLineEdit.currentPath)
                 cases += [batch.FileCase(name, path, self.ui.batchOutputButton.directory) for name, path in scans]
-            running = batch.Batch(cases, self._choice().folder, self._onBatch, device=p.device, largest=p.largest)
+            settings = {"device": p.device, "largest": p.largest or None}  # None: as the model says
+            running = batch.Batch(cases, self._choice().folder, self._onBatch, **settings)
             self._batch = running
             running.start()
         self.updateGui()
@@ -738,7 +739,7 @@ class SimCVDSegmentLogic(ScriptedLoadableModuleLogic):
         *,
         region=None,
         device="auto",
-        largest=False,
+        largest=None,
         uncertainty=False,
         segmentationNode=None,
         progress=None,
@@ -750,7 +751,7 @@ class SimCVDSegmentLogic(ScriptedLoadableModuleLogic):
             model: name of a model or its folder.
             region: vtkMRMLMarkupsROINode outside of which nothing is segmented.
             device: "auto", "cpu", "cuda" or "mps".
-            largest: keep only the largest connected part of each segment.
+            largest: keep only the largest connected part of each segment, or not; None does as the model's card says.
             uncertainty: work out the uncertainty too, which takes about twice as long.
             segmentationNode: whose segments of the same structures are replaced; without it a new node is made.
             progress: called with the fraction done, 0 to 1, and the stage, a word.

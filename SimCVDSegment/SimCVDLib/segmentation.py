@@ -22,7 +22,7 @@ def startSegmentation(
     *,
     roiNode=None,
     device="auto",
-    largest=False,
+    largest=None,
     uncertainty=False,
     segmentationNode=None,
 ):
@@ -34,6 +34,7 @@ def startSegmentation(
         onEvent: called with the events of the job (dictionaries). The last is "done", which has "segmentation" (the
             node), "maps" (see maps.Maps), "segmentIds", "notes" (sentences) and "seconds"; or "cancelled"; or "error"
             with "message" (a sentence) and "details".
+        largest: keep only the largest part of each segment; None does as the model's card says.
         roiNode: markups ROI outside of which nothing is segmented.
         segmentationNode: whose segments of the same structures are replaced; without it a new node is made.
 
@@ -56,7 +57,7 @@ def startSegmentation(
             "model": str(modelFolder),
             "output": str(job.folder),
             "device": device,
-            "largest": bool(largest),
+            "largest": largest,
             "uncertainty": bool(uncertainty),
             "roi": roi,
             "overwrite": True,

@@ -58,7 +58,7 @@ class Jobs:
         model: str,
         output: str,
         device: str = "auto",
-        largest: bool = False,
+        largest: bool | None = None,
         uncertainty: bool = False,
         roi: list | None = None,
         memory_limit_mb: float | None = None,

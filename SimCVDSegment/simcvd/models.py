@@ -35,6 +35,7 @@ _DESCRIPTION = {
     "quality": [],
     "licence": "",
     "data": "",
+    "largest": False,  # whether each structure is in one piece, so that only its largest part is kept
 }
 
 
@@ -362,6 +363,7 @@ _FIELDS = {
     **dict.fromkeys(("title", "description", "modality", "licence", "data"), (_is_text, "a text")),
     "training": (lambda v: isinstance(v, dict), "an object"),
     "quality": (lambda v: isinstance(v, list), "a list"),
+    "largest": (lambda v: isinstance(v, bool), "true or false"),
     "network.kind": (lambda v: v == "vnet", '"vnet"'),
     "network.n_classes": (lambda v: _is_whole(v, 2, 256), "a whole number from 2 to 256"),
     "network.in_channels": (lambda v: _is_whole(v, 1, 64), "a whole number from 1 to 64"),

@@ -46,7 +46,7 @@ class Settings:
     """How to segment.
 
     device: "auto" (the Segmenter's: the GPU when CUDA has one, else the CPU), "cpu", "cuda", "cuda:1", "mps".
-    largest: keep only the largest connected part (across faces) of each class.
+    largest: keep only the largest connected part (across faces) of each class; None does as the model's card says.
     windows: the published sliding windows in place of one pass.
     uncertainty: also give the uncertainty.
     model_sdm: also give what the model's own distance head says.
@@ -57,7 +57,7 @@ class Settings:
     """
 
     device: str = "auto"
-    largest: bool = False
+    largest: bool | None = None
     windows: bool = False
     uncertainty: bool = False
     offset: float = 0.0
@@ -203,7 +203,7 @@ class Segmenter:
         classes = self.network.settings["n_classes"]
         if settings.roi is not None:
             labels = keep_inside(labels, geometry, settings.roi)
-        if settings.largest:
+        if self.card["largest"] if settings.largest is None else settings.largest:
             labels = keep_largest(labels)
         if settings.offset:
             labels = move_boundary(distances(labels, classes, geometry), settings.offset)

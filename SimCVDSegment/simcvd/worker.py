@@ -4,8 +4,8 @@ Both are JSON, one object a line. Requests wait in a queue and are done one afte
 goes on reading, so that `cancel` and `quit` are obeyed between two steps of the job that runs. Requests:
 
     {"do": "segment", "id": "7", "image": FILE, "model": NAME_OR_FOLDER, "output": FOLDER}
-        and optionally "device": "auto", "largest": false, "uncertainty": false, "roi": six bounds in mm (LPS) or null,
-        "memory_limit_mb": number or null, "overwrite": true
+        and optionally "device": "auto", "largest": true, false or null (as the model says), "uncertainty": false,
+        "roi": six bounds in mm (LPS) or null, "memory_limit_mb": number or null, "overwrite": true
     {"do": "evaluate", "id": "8", "output": FOLDER,
      "pairs": [{"case": NAME, "reference": FILE, "prediction": FILE, "image": FILE or null}]}
         and optionally "names": {"1": "Left atrium"}, "about": {"Reference": "..."} (lines for the report's head)
@@ -238,7 +238,8 @@ _FIELDS = {
         "model": (True, *_TEXT),
         "output": (True, *_TEXT),
         "device": (False, *_TEXT),
-        **dict.fromkeys(("largest", "uncertainty", "overwrite"), (False, *_FLAG)),
+        **dict.fromkeys(("uncertainty", "overwrite"), (False, *_FLAG)),
+        "largest": (False, lambda v: v is None or _is_flag(v), "true, false or null"),
         "roi": (False, _is_roi, "six numbers or null"),
         "memory_limit_mb": (False, lambda v: v is None or (_is_number(v) and v > 0), "a positive number or null"),
     },

@@ -453,6 +453,14 @@ def test_largest_drops_the_smaller_ball(segmenter):
     assert both[20, 24, 20] and one[20, 24, 20]
 
 
+def test_the_card_says_whether_a_structure_is_in_one_piece(segmenter, monkeypatch):
+    scan = volume(balls((40, 48, 80), ((20, 24, 20), (20, 24, 60)), (10, 7)))
+    assert segmenter.segment(scan).labels[20, 24, 60]
+    monkeypatch.setitem(segmenter.card, "largest", True)
+    assert not segmenter.segment(scan).labels[20, 24, 60]
+    assert segmenter.segment(scan, Settings(largest=False)).labels[20, 24, 60]
+
+
 def test_region_of_interest_leaves_the_rest_background(segmenter):
     array = balls((40, 48, 80), ((20, 24, 20), (20, 24, 60)), (10, 10))
     scan = volume(array)

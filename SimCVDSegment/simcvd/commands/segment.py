@@ -52,7 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model-sdm", action="store_true", help="write the distance map that the model itself predicts too"
     )
     parser.add_argument("--offset", type=float, default=0.0, metavar="MM", help="move the boundary out (negative: in)")
-    parser.add_argument("--largest", action="store_true", help="keep only the largest connected part of each segment")
+    parser.add_argument(
+        "--largest",
+        action=argparse.BooleanOptionalAction,
+        help="keep only the largest connected part of each segment (default: as the model's card says)",
+    )
     parser.add_argument(
         "--roi",
         type=float,

@@ -355,7 +355,9 @@ class Trainer:
         )
 
     def _validate_only(self, show: Callable[[TrainingCase, np.ndarray], None] | None = None) -> dict:
-        return validate(self._predictor(), self.validation, self.config["spacing"], self.config["patch"], show)
+        c = self.config
+        largest = c["model"].get("largest", False)  # measured as the model will be used
+        return validate(self._predictor(), self.validation, c["spacing"], c["patch"], show, largest)
 
     def _predictor(self) -> Predictor:
         return Predictor(self.method.deployed, str(self.device), self.dtype)

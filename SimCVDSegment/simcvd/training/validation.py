@@ -8,7 +8,7 @@ import numpy as np
 
 from ..devices import memory_limit
 from ..inference import Predictor, predict_within
-from ..labels import classify
+from ..labels import classify, keep_largest
 from ..metrics import compare
 from .sampling import TrainingCase
 
@@ -28,14 +28,18 @@ def validate(
     spacing: Sequence[float],
     patch: Sequence[int],
     show: Callable[[TrainingCase, np.ndarray], None] | None = None,
+    largest: bool = False,
 ) -> dict:
     """Mean figures over cases and classes on the model's grid, and their rows; `show` gets the first case's labels.
+
+    largest: only the largest part of each class counts.
 
     Returns:
         {"dice", "jaccard" (percent), "hd95", "asd" (mm; None where nothing could be measured), "empty", "rows"}.
     """
     rows = []
     for case, found in zip(cases, predict_cases(predictor, cases, patch), strict=True):
+        found = keep_largest(found) if largest else found
         if show and not rows:
             show(case, found)
         for value in range(1, predictor.classes):
