@@ -85,3 +85,22 @@ def publish(lines: Sequence[str], output: Path | None) -> None:
     if output:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(text, encoding="utf-8")
+
+
+def case_folders(data: Path) -> list[Path]:
+    """The folders of a data set that hold image.nrrd and label.nrrd, by name; leaves with a sentence without one."""
+    found = sorted(p.parent for p in data.glob("*/image.nrrd") if (p.parent / "label.nrrd").is_file())
+    if not found:
+        raise SystemExit(f"{data} holds no <case>/image.nrrd with a label.nrrd beside it; give such a folder.")
+    return found
+
+
+def average(numbers: Iterable[float | None]) -> float | None:
+    """Mean of what was measured, None where nothing was."""
+    there = [number for number in numbers if number is not None]
+    return sum(there) / len(there) if there else None
+
+
+def dice_of(scores: dict) -> float:
+    """Dice of a row of simcvd.metrics for a mean over cases: nothing found where there is something counts as 0."""
+    return scores["dice"] or 0.0
