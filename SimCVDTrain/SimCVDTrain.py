@@ -28,7 +28,7 @@ from simcvd import __version__
 from simcvd.errors import SimCVDError
 from simcvd.models import find_model, load_card, model_folders
 from simcvd.training.recipes import PUBLISHED
-from SimCVDLib import caselist, cases, jobs, models, nodes, outcome, pytorch, runs
+from SimCVDLib import caselist, caselook, cases, fitting, jobs, models, nodes, outcome, pytorch, runs
 from SimCVDLib.caselist import ROLES, CaseList, roleName
 from SimCVDLib.caseload import loadCase
 from SimCVDLib.caserank import Ranking
@@ -40,7 +40,8 @@ DEVICES = ("auto", "cpu", "cuda", "mps")  # as the entries of deviceComboBox
 METHODS = ("simcvd", "mean_teacher", "supervised")  # as those of methodComboBox
 MINUTES = (10, 60, 480, 0)  # as those of durationComboBox; 0 is the published schedule
 SCRATCH = ""  # the start model of a training from scratch
-RANK_WIDTHS = (110, 70, 70)  # pixels of the first columns of rankTree
+RANK_HEIGHTS, TABLE_HEIGHTS = (60, 300), (80, 400)  # pixels, least and most
+WHY, STRUCTURE = 3, 1  # columns of rankTree and resultTable that take what the others leave
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 RUNS_FOLDER = "SimCVD/runsFolder"  # setting: where the user wants new runs
 # what else a run takes: settings that are neither the method's nor the optimizer's
@@ -107,7 +108,7 @@ class SimCVDTrainWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._choices = []  # the models
         self._torch = (False, "")
         self._ranking = self._estimate = self._start = self._saving = None  # what runs
-        self._list = self._view = None  # the cases, and the runs
+        self._list = self._looks = self._view = None  # the cases, those on disk that are looked at, and the runs
         self._outcome = self._judged = None  # of the run that is done; the folder of that run
         self._updating = False
 
@@ -121,6 +122,7 @@ class SimCVDTrainWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui = slicer.util.childWidgetVariables(panel)
         panel.setMRMLScene(slicer.mrmlScene)
         self.logic = SimCVDTrainLogic(self._onCases)
+        self._looks = caselook.FileLooks(self._onSeen)
         self._list = CaseList(self.ui.caseTree, self.onCasesChosen, self.onCasesMoved, self._thumbnail)
         self._connectWidgets()
         scene = slicer.mrmlScene
@@ -135,8 +137,8 @@ class SimCVDTrainWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _connectWidgets(self):
         ui = self.ui
-        for column, width in enumerate(RANK_WIDTHS):
-            ui.rankTree.setColumnWidth(column, width)
+        fitting.stretch(ui.rankTree.header(), WHY)
+        fitting.fitHeight(ui.rankTree, *RANK_HEIGHTS)
         ui.resultTable.verticalHeader().setVisible(False)
         for button, slot in (
             (ui.addSceneButton, self.onAddScene),
@@ -158,7 +160,7 @@ class SimCVDTrainWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ):
             button.connect("clicked(bool)", slot)
         ui.roleComboBox.connect("currentIndexChanged(int)", self.onRole)
-        # not currentNodeChanged: the neighbor of a node that is removed becomes current by itself
+        # not currentNodeChanged: the neighbour of a node that is removed becomes current by itself
         ui.outlineSelector.connect("nodeActivated(vtkMRMLNode*)", self.onOutline)
         ui.outlineSegmentComboBox.connect("currentIndexChanged(int)", self.onOutlineSegment)
         ui.rankTree.connect("itemDoubleClicked(QTreeWidgetItem*,int)", self.onProposal)
@@ -185,6 +187,7 @@ class SimCVDTrainWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def cleanup(self):
         """Called before a reload and when the application ends; trainings go on."""
         self._list.close()
+        self._looks.close()
         self._stop()
         self._view.close()
         self._setParameters(None)
@@ -365,11 +368,21 @@ class SimCVDTrainWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _thumbnail(self, row):
         """Look at a case, of which its notes come, and draw it; called for one case at a time."""
+        if row.isOnDisk and row.seen is None:
+            self._looks.ask(row)
+            return caselist.LATER
         choice = self._choice(self._parameters.startModel) if self._parameters is not None else None
         with contextlib.suppress(SimCVDError):  # its notes say what is wrong with it
             self.logic.table.check(row, choice.card if choice else None)
             return self.logic.table.thumbnail(row)
         return None
+
+    def _onSeen(self, files, seen):
+        """The files of a case were looked at."""
+        rows = [row for row in self.logic.table.rows if row.isOnDisk and caselook.filesOf(row) == files]
+        for row in rows:
+            row.seen = seen
+        self._list.again(rows)
 
     def _onCases(self):
         """The list of cases changed."""
@@ -406,12 +419,13 @@ class SimCVDTrainWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             for column, text in enumerate(texts):
                 item.setText(column, text)
                 item.setToolTip(column, text)
+        fitting.fitHeight(tree, *RANK_HEIGHTS)
         if self._ranking.finished and tree.topLevelItemCount:
             tree.setCurrentItem(tree.topLevelItem(0))
         self.updateGui()
 
     def onProposal(self):
-        """Open the case in SimCVD Segment and click Segment there; its button Use as labeled case comes back here."""
+        """Open the case in SimCVD Segment and click Segment there; its button Use as labelled case comes back here."""
         with self._showingErrors("rank"):
             item = self.ui.rankTree.currentItem()
             row = next((row for row in self.logic.table.rows if row.id == item.data(0, caselist.ID)), None)
@@ -434,17 +448,23 @@ class SimCVDTrainWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onStartModel(self, index):
         if index >= 0 and not self._updating:
-            self._set(startModel=self.ui.startComboBox.itemData(index))
+            self._setPlan(startModel=self.ui.startComboBox.itemData(index))
             self._list.redraw()  # other scans may be unlike those that this model knows
 
     def onDuration(self, index):
-        self._set(minutes=MINUTES[index])
+        self._setPlan(minutes=MINUTES[index])
 
     def onDevice(self, index):
-        self._set(device=DEVICES[index])
+        self._setPlan(device=DEVICES[index])
 
     def onMethod(self, index):
-        self._set(method=METHODS[index])
+        self._setPlan(method=METHODS[index])
+
+    def _setPlan(self, **values):
+        """Change what an estimate depends on: the last one says nothing of it."""
+        if not self._updating and self._estimate is None:
+            self._say("estimate", "")
+        self._set(**values)
 
     def onRunsFolder(self, folder):
         qt.QSettings().setValue(RUNS_FOLDER, folder)
@@ -665,13 +685,16 @@ class SimCVDTrainWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         odd = [] if self._list.isLooking else table.problems(choice.card if choice else None)
         sentences = [table.blocking(), *odd]
         notes = [f"{one.name}: {sentence}" for sentence in one.warnings] if one else []
+        noted = sum(bool(row.warnings) and row is not one and row.role != cases.OUT for row in table.rows)
+        if noted:
+            notes.append(_("Cases with notes to read, by a click on each: {count}.").format(count=noted))
         return [", ".join(counts) + ".", *dict.fromkeys(filter(None, sentences)), *notes]
 
     def _showNext(self):
         p, ui = self._parameters, self.ui
         running = self._ranking is not None and not self._ranking.finished
         ui.rankModelComboBox.currentIndex = ui.rankModelComboBox.findData(p.rankModel)
-        ui.rankButton.text = _("Cancel") if running else _("Rank the unlabeled scans")
+        ui.rankButton.text = _("Cancel") if running else _("Rank the unlabelled scans")
         some = self.logic.table.count(cases.UNLABELLED) > 0
         ui.rankButton.enabled = running or (some and self._usable(p.rankModel))
         ui.rankProgressBar.visible = running
@@ -682,7 +705,7 @@ class SimCVDTrainWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             reason = [f"{chosen[0].text(0)}: {chosen[0].text(3)}"] if chosen else []
             self._say("rank", "\n".join([self._ranking.sentence, *reason]))
         elif not some:
-            self._say("rank", _("There are no unlabeled scans on the list."))
+            self._say("rank", _("There are no unlabelled scans on the list."))
         else:
             self._say("rank", "")
 
@@ -740,14 +763,21 @@ class SimCVDTrainWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ui.useButton.enabled = ui.exportButton.enabled = ready
         ui.saveCsvButton.enabled = ui.saveHtmlButton.enabled = figures
         ui.resultLabel.text = self._outcome.sentence if ready else _("The result comes here when a training is done.")
-        ui.resultTable.setMRMLTableNode(self._parameters.table if figures else None)
-        if figures:
-            ui.resultTable.resizeColumnsToContents()
+        self._showFigures(self._parameters.table if figures else None)
         ui.resultTable.visible = figures and not ui.resultCollapsibleButton.collapsed
         if not ui.logCollapsibleButton.collapsed:
             lines = "\n".join(self._logLines())
             if ui.logText.plainText != lines:
                 ui.logText.plainText = lines
+
+    def _showFigures(self, tableNode):
+        table = self.ui.resultTable
+        if table.mrmlTableNode() is not tableNode:
+            table.setMRMLTableNode(tableNode)
+        if tableNode is not None and not self.ui.resultCollapsibleButton.collapsed:
+            table.resizeRowsToContents()
+            fitting.stretch(table.horizontalHeader(), STRUCTURE)
+            fitting.fitHeight(table, *TABLE_HEIGHTS)
 
     def _judge(self):
         """The figures of the chosen run once it is done, which means that its model was read back."""
@@ -856,9 +886,12 @@ class SimCVDTrainLogic(ScriptedLoadableModuleLogic):
         if minutes:
             wishes["minutes"] = minutes
         if model:
-            wishes["from_model"] = str(find_model(model))
-        else:
-            described["segments"] = self.table.segments()
+            folder = find_model(model)
+            if sentence := self.table.mismatch(load_card(folder)):
+                raise SimCVDError(sentence)
+            wishes["from_model"] = str(folder)
+        elif segments := self.table.segments():  # of cases on disk nobody knows names: the training numbers them
+            described["segments"] = segments
         if leaveOut:
             wishes["leave_one_out"] = True
         wishes |= settings or {}
@@ -876,7 +909,7 @@ class SimCVDTrainLogic(ScriptedLoadableModuleLogic):
             plan: as `plan` gives it.
             onEvent: called with the events; the last is "done" (see simcvd.training.estimate), "cancelled" or "error".
         """
-        request = {"do": "estimate", "run": plan, "classes": len(self.table.segments()) + 1}
+        request = {"do": "estimate", "run": plan, "classes": max(1, self.table.structures()) + 1}
         jobId = jobs.worker().submit({**request, "cases": self.table.shapes()}, onEvent)
         return _WorkerJob(jobId)
 

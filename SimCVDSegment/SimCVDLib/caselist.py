@@ -3,16 +3,20 @@
 import qt
 from slicer.i18n import tr as _
 
+from SimCVDLib.fitting import fitHeight
+
 ROLES = ("labelled", "unlabelled", "validation", "out")  # the groups, from above
-WIDTHS = (210, 130)  # pixels of the first columns; the notes take the rest
+WIDTHS = (190, 120)  # pixels of the first columns; the notes take the rest
+LEAST, MOST = 150, 380  # pixels of height: as many cases as there are
+LATER = object()  # what a case gives that is looked at elsewhere
 ID = 0x0100  # Qt::UserRole: which case, or which role, an item stands for
 
 
 def roleName(role):
     """What a role is called in the panel."""
     return {
-        "labelled": _("Labeled"),
-        "unlabelled": _("Unlabeled"),
+        "labelled": _("Labelled"),
+        "unlabelled": _("Unlabelled"),
         "validation": _("Validation"),
         "out": _("Left out"),
     }[role]
@@ -26,13 +30,15 @@ class CaseList:
         onChosen: called without arguments when other cases are chosen.
         onMoved: called with a list of cases and their new role when they were dragged there.
         draw: called with a case that is new or changed, looks at it and gives its thumbnail as the bytes of a PNG, or
-            None; for one case in a turn of the event loop, so that the application stays responsive.
+            None; for one case in a turn of the event loop, so that the application stays responsive. Where that takes
+            long it gives LATER, and `again` is called when the case can be looked at.
     """
 
     def __init__(self, tree, onChosen, onMoved, draw):
         self._tree, self._onChosen, self._onMoved, self._draw = tree, onChosen, onMoved, draw
         self._rows, self._shown, self._filling = {}, None, False  # cases by id; what the tree says of them
         self._icons, self._wanted = {}, []  # by case id: (whose outline it shows, icon); ids that are still to be drawn
+        self._elsewhere = set()  # ids of those that gave LATER
         self._later = _singleShot(self._readBack)
         self._drawing = _singleShot(self._drawNext)
         root = tree.invisibleRootItem()
@@ -52,7 +58,7 @@ class CaseList:
     @property
     def isLooking(self):
         """Whether there are cases that were not looked at yet."""
-        return bool(self._wanted)
+        return bool(self._wanted or self._elsewhere)
 
     def choose(self, rows):
         """Choose these cases and no others."""
@@ -82,11 +88,21 @@ class CaseList:
             if self._rows[identifier].labelText == label
         }
         self._wanted = [row.id for row in rows if row.id in self._wanted or row.id not in drawn]
+        self._elsewhere &= self._rows.keys()
         self._drawing.start(0)
+        fitHeight(self._tree, LEAST, MOST)
 
     def redraw(self):
         """Draw all thumbnails anew: outlines may have been edited."""
         self._wanted = list(self._rows)
+        self._drawing.start(0)
+
+    def again(self, rows):
+        """Draw these cases, which can be looked at now."""
+        for row in rows:
+            self._elsewhere.discard(row.id)
+            if row.id in self._rows and row.id not in self._wanted:
+                self._wanted.append(row.id)
         self._drawing.start(0)
 
     def close(self):
@@ -117,7 +133,8 @@ class CaseList:
 
     @staticmethod
     def _texts(row):
-        return f"{row.name}\n{sizeText(row)}", row.labelText.replace(": ", "\n", 1) or "-", " ".join(row.warnings)
+        outline = row.labelText.replace(": ", "\n", 1) or "-"
+        return f"{row.name}\n{sizeText(row)}".strip(), outline, " ".join(row.warnings)
 
     def _write(self, item, row):
         for column, text in enumerate(self._texts(row)):
@@ -155,6 +172,9 @@ class CaseList:
         identifier = self._wanted.pop(0)
         row = self._rows[identifier]
         picture = self._draw(row)
+        if picture is LATER:
+            self._elsewhere.add(identifier)
+            picture = None
         item = next(item for item in self._items() if item.data(0, ID) == identifier)
         self._write(item, row)
         self._shown = self._said()
@@ -165,18 +185,19 @@ class CaseList:
             item.setIcon(0, self._icons[identifier][1])
         if self._wanted:
             self._drawing.start(0)
-        else:
+        elif not self._elsewhere:
+            fitHeight(self._tree, LEAST, MOST)  # with their thumbnails
             self._onChosen()  # there is more to say of the cases now
 
 
 def sizeText(row):
-    """Size and spacing of a case in one line, or nothing where they are not known."""
+    """Size and spacing of a case in two lines, or nothing where they are not known."""
     if not row.size or not row.spacing:
         return ""
     size = " x ".join(str(n) for n in row.size)
     even = len({f"{mm:.3g}" for mm in row.spacing}) == 1
     spacing = f"{row.spacing[0]:.3g}" if even else " x ".join(f"{mm:.3g}" for mm in row.spacing)
-    return _("{size}, {spacing} mm").format(size=size, spacing=spacing)
+    return _("{size} voxels\n{spacing} mm").format(size=size, spacing=spacing)
 
 
 def _singleShot(slot):

@@ -3,9 +3,9 @@
 A case is known by a number ("case-001"); names, which may tell who a patient is, stay in the application.
 """
 
+import base64
 import json
 import re
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +15,7 @@ import vtk
 from slicer.i18n import tr as _
 
 from simcvd.errors import SimCVDError
-from simcvd.grid import ImageError, same_geometry, upright
-from SimCVDLib import nodes
+from SimCVDLib import filelook, nodes
 
 LABELLED, UNLABELLED, VALIDATION, OUT = "labelled", "unlabelled", "validation", "out"
 ROLES = (LABELLED, UNLABELLED, VALIDATION, OUT)
@@ -27,7 +26,6 @@ MAP = "SimCVD.Map.Kind"  # attribute of the volumes that SimCVDSegment makes
 COARSER, FINER = 2.0, 4.0  # than the model's spacing: what is finer loses nothing but may be of another kind
 CT_BELOW = -200  # an MR image has no such intensities, a CT has air
 BLOCK_BYTES = 1 << 23  # written in one turn of the event loop
-THUMBNAIL_VOXELS = 1 << 21
 # what names of outlines add to names of scans
 _MARKS = re.compile(r"(?i)[\s._-]*(label(map)?s?|seg(mentation)?s?|mask|outline|truth|gt|image|img|scan)(?=$|[\s._-])")
 
@@ -40,7 +38,8 @@ class CaseRow:
         role: one of the constants above.
         segmentIds: the outlined segments; all of the segmentation where empty.
         image, label: paths of a case on disk, or None.
-        size, spacing: (i, j, k) and mm, once `CaseTable.check` has looked, or None.
+        size, spacing: (i, j, k) and mm, once `CaseTable.check` has looked, or None; low, high: of its voxels, likewise.
+        seen: of a case on disk: what filelook.look said of its files, or None.
         warnings: sentences, as of the last check.
     """
 
@@ -49,7 +48,8 @@ class CaseRow:
         self.role = UNLABELLED
         self.segmentIds = []
         self.image, self.label = image and Path(image), label and Path(label)
-        self.size = self.spacing = self.direction = None
+        self.size = self.spacing = self.direction = self.low = self.high = self.seen = None
+        self.marked = None  # (when the volume was changed last, what an equal image shares with it)
         self.warnings = []
         self._volume = nodes.NodeReference(volumeNode) if volumeNode is not None else None
         self._segmentation = None
@@ -68,6 +68,11 @@ class CaseRow:
     def isGone(self):
         """Whether its volume has left the scene."""
         return self._volume is not None and self.volume is None
+
+    @property
+    def isOnDisk(self):
+        """Whether it was not loaded: its files are all there is of it."""
+        return self._volume is None
 
     @property
     def hasLabel(self):
@@ -261,6 +266,23 @@ class CaseTable:
             return named[0]
         return list({name.casefold(): name for names in reversed(named) for name in reversed(names)}.values())[::-1]
 
+    def structures(self):
+        """How many structures the outlines show; 0 where nobody has looked at them yet."""
+        if names := self.classNames():
+            return len(names)
+        values = {value for row in self._outlined() if row.seen for value in row.seen.get("values", ())}
+        return 1 if len(values) == 1 else max(values, default=0)
+
+    def mismatch(self, card):
+        """Why no training can start from the model of a card, or None."""
+        known, drawn = len(card["segments"]), self.structures()
+        if drawn in (0, known):
+            return None
+        return _(
+            "The number of structures is {known} in the model and {drawn} in the outlines; start from another model or "
+            "from scratch."
+        ).format(known=known, drawn=drawn)
+
     def values(self, card=None):
         """Label values by name in small letters; those of a model's card where it knows the same names."""
         names = self.classNames()
@@ -291,40 +313,45 @@ class CaseTable:
     def check(self, row, card=None):
         """Look at a case anew and return its warnings; reads the voxels of its outline, so one case at a time.
 
+        All voxels of a case on disk are read where its `seen` is None; set that to None to have them read again.
+
         card: of the model to start from, or None.
         """
         row.warnings = []
         try:
-            geometry = self._look(row)
+            if row.isOnDisk:
+                self._lookAtFiles(row)
+            else:
+                self._lookAtVolume(row)
         except (SimCVDError, OSError) as error:
             row.warnings.append(str(error))
             return row.warnings
         if row.role in (LABELLED, VALIDATION):
-            row.warnings += self._labelWarnings(row, geometry)
+            row.warnings += _fileLabelWarnings(row) if row.isOnDisk else self._labelWarnings(row)
         if card:
             row.warnings += _modelWarnings(row, card)
         return row.warnings
 
-    def _look(self, row):
-        """Find size and spacing; the geometry. Raises SimCVDError."""
+    def _lookAtFiles(self, row):
+        if row.seen is None:
+            row.seen = filelook.look(row.image, row.label)
+        if "size" in row.seen:
+            row.size, row.spacing, row.direction = (tuple(row.seen[name]) for name in ("size", "spacing", "direction"))
+            row.low, row.high = row.seen["low"], row.seen["high"]
+        if "error" in row.seen:
+            raise SimCVDError(row.seen["error"])
+
+    def _lookAtVolume(self, row):
         if row.isGone:
             raise SimCVDError(_("The volume is no longer in the scene; load it or remove the case."))
-        if row.volume is not None:
-            nodes.checkVolume(row.volume)
-            geometry = nodes.geometryOf(row.volume)
-            low, high = row.volume.GetImageData().GetScalarRange()
-            if low == high:
-                row.warnings.append(_("The image is constant: there is nothing to see in it."))
-        else:
-            from simcvd.images import read_geometry
-
-            geometry = read_geometry(row.image)
+        nodes.checkVolume(row.volume)
+        geometry = nodes.geometryOf(row.volume)
         row.size, row.spacing, row.direction = geometry.size, geometry.spacing, geometry.direction
-        return geometry
+        row.low, row.high = row.volume.GetImageData().GetScalarRange()
+        if row.low == row.high:
+            row.warnings.append(_("The image is constant: there is nothing to see in it."))
 
-    def _labelWarnings(self, row, geometry):
-        if row.volume is None or row.label is not None:
-            return _fileLabelWarnings(row, geometry)
+    def _labelWarnings(self, row):
         if not row.hasLabel:
             return [_("The outline is no longer in the scene; choose another.")]
         if not nodes.hasVoxels(row.segmentation, [identifier for identifier, _segment in row.segments()]):
@@ -361,12 +388,8 @@ class CaseTable:
                 found.append(
                     _("{name} has no outline of: {missing}.").format(name=row.name, missing=", ".join(sorted(missing)))
                 )
-        if card and names and len(names) != len(card["segments"]):
-            found.append(
-                _(
-                    "The model knows {known} structures and the outlines {drawn}; start from another or from scratch."
-                ).format(known=len(card["segments"]), drawn=len(names))
-            )
+        if card and (sentence := self.mismatch(card)):
+            found.append(sentence)
         return found
 
     def blocking(self):
@@ -398,7 +421,7 @@ class CaseTable:
             if row.role == OUT:
                 continue
             if row.size is None:
-                self.check(row)
+                _measure(row)
             if row.size is not None:
                 places = {"size": row.size, "spacing": row.spacing, "direction": row.direction}
                 found.append({"role": row.role, **{name: list(place) for name, place in places.items()}})
@@ -419,19 +442,19 @@ class CaseTable:
         return int(exported + prepared + parameters * (2 * 12 + 2))
 
     def thumbnail(self, row, size=96):
-        """A PNG of the middle outlined slice with its outline, as bytes; None for a case on disk or gone."""
-        from simcvd.pictures import slice_picture
+        """A PNG of the middle outlined slice with its outline, as bytes.
 
+        None for a case that is gone, that can't be read, or that lies on disk and was not looked at by `check` yet.
+        """
+        if row.isOnDisk:
+            picture = (row.seen or {}).get("picture")
+            return base64.b64decode(picture) if picture else None
         if row.volume is None:
             return None
-        step = max(1, round((np.prod(nodes.shapeOf(row.volume)) / THUMBNAIL_VOXELS) ** (1 / 3)))
-        thin = (slice(None, None, step),) * 3
-        geometry = nodes.geometryOf(row.volume)
-        image = slicer.util.arrayFromVolume(row.volume)[thin]
+        image = slicer.util.arrayFromVolume(row.volume)
         values = {segment.GetName().casefold(): i for i, (_id, segment) in enumerate(row.segments(), 1)}
-        label = readLabel(row, values)[thin] if values else np.zeros(image.shape, np.uint8)
-        label, spacing = upright(label, geometry)
-        return slice_picture(upright(image, geometry)[0], label, spacing, size=size)
+        labels = readLabel(row, values) if values else np.zeros(image.shape, np.uint8)
+        return filelook.thumbnail(image, labels, nodes.geometryOf(row.volume), size)
 
     # --- with the scene
 
@@ -689,17 +712,24 @@ def _paired(found):
 # --- looking closer
 
 
-def _fileLabelWarnings(row, geometry):
+def _measure(row):
+    """Find the size and spacing of a case alone, where that is possible."""
     from simcvd.images import read_geometry
 
-    if row.label is None or not row.label.is_file():
-        return [_("The label {path} is not there.").format(path=row.label)]
     try:
-        other = read_geometry(row.label)
-    except ImageError:
-        return []  # a .seg.nrrd of several layers has no plain geometry; it is looked at when it is prepared
-    if not same_geometry(geometry, other, 0.01):
-        return [_("The label has another grid than the image and will be resampled onto it.")]
+        geometry = read_geometry(row.image) if row.isOnDisk else nodes.geometryOf(row.volume)
+    except (SimCVDError, OSError, AttributeError):  # the last where its volume is gone or has no voxels
+        return
+    row.size, row.spacing, row.direction = geometry.size, geometry.spacing, geometry.direction
+
+
+def _fileLabelWarnings(row):
+    if not row.seen["values"]:
+        return [_("The outline is empty.")]
+    if row.seen["outside"]:
+        return [_("The outline lies outside the image.")]
+    if row.seen["resampled"]:
+        return [_("The outline has another grid than the image and will be resampled onto it.")]
     return []
 
 
@@ -712,32 +742,30 @@ def _modelWarnings(row, card):
         found.append(
             _("The spacing ({spacing} mm) is far from the model's ({model} mm).").format(spacing=shown, model=its)
         )
-    if "MR" in card["modality"].upper() and row.volume is not None:
-        low, _high = row.volume.GetImageData().GetScalarRange()
-        if low < CT_BELOW:
-            found.append(
-                _("The intensities (down to {low:.0f}) look like CT, and the model is for {modality}.").format(
-                    low=low, modality=card["modality"]
-                )
+    modality = card["modality"].upper()
+    if "MR" in modality and row.low < CT_BELOW:
+        found.append(
+            _("The intensities (down to {low:.0f}) look like CT, and the model is for {modality}.").format(
+                low=row.low, modality=card["modality"]
             )
+        )
+    if "CT" in modality and "MR" not in modality and row.low > CT_BELOW:
+        found.append(
+            _("The intensities (from {low:.0f} on) don't look like CT, and the model is for {modality}.").format(
+                low=row.low, modality=card["modality"]
+            )
+        )
     return found
 
 
 def _fingerprint(row):
-    """What two equal images share; a part of the voxels tells scans apart."""
-    if row.volume is not None:
-        image = slicer.util.arrayFromVolume(row.volume)
-        sample = np.ascontiguousarray(image[::3, ::5, ::7])
-        return image.shape, zlib.crc32(sample)
-    if row.image.is_dir():
-        return row.image
-    try:
-        with open(row.image, "rb") as file:
-            size = file.seek(0, 2)
-            file.seek(max(0, size - (1 << 16)))
-            return size, zlib.crc32(file.read())
-    except OSError:
-        return row.image
+    """What two equal images share."""
+    if row.isOnDisk:
+        return (row.seen or {}).get("mark") or row.image
+    changed = row.volume.GetImageData().GetMTime()
+    if row.marked is None or row.marked[0] != changed:
+        row.marked = changed, filelook.mark(slicer.util.arrayFromVolume(row.volume))
+    return row.marked[1]
 
 
 def _terminology(segment):

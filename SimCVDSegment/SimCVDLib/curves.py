@@ -71,7 +71,8 @@ class Curves:
                 self._steps.add(event["iteration"], minutes, event["loss"])
             elif kind == "validation":
                 figures = {title: event[key] for key, title in QUALITY.items() if event.get(key) is not None}
-                self._figures.add(event["iteration"], minutes, figures)
+                if figures:  # nothing was found: there is no figure to draw
+                    self._figures.add(event["iteration"], minutes, figures)
         self._steps.draw()
         self._figures.draw()
 

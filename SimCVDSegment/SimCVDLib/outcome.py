@@ -64,10 +64,12 @@ class Outcome:
         if tableNode is None:
             tableNode = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode", self.title)
         lines = [
-            (scan, structure, _change(*figures[:2]), _change(*figures[2:]))
+            (scan, structure, self._pair(*figures[:2]), self._pair(*figures[2:]))
             for scan, structure, *figures in self._lines()
         ]
-        heads = (_("Scan"), _("Structure"), _("Dice [%]"), _("95HD [mm]"))
+        heads = [_("Scan"), _("Structure"), _("Dice [%]"), _("95HD [mm]")]
+        if self.start:
+            heads[2:] = [_("Dice [%], before → now"), _("95HD [mm], before → now")]
         with slicer.util.NodeModify(tableNode):
             tableNode.RemoveAllColumns()
             for title, texts in zip(heads, zip(*lines, strict=True), strict=True):
@@ -99,6 +101,10 @@ class Outcome:
             ) from error
         return path
 
+    def _pair(self, before, after):
+        """Two figures in one cell, so that four numbers fit into the panel."""
+        return f"{before} → {after}" if self.start else after
+
     def _sentence(self):
         if not self.rows:
             return _(
@@ -108,10 +114,17 @@ class Outcome:
         count = len({row["case"] for row in self.rows})
         scans = _("1 validation scan") if count == 1 else _("{count} validation scans").format(count=count)
         if self._leftOut:
-            scans = _("{count} labeled scans, each left out of a training once,").format(count=count)
+            scans = _("{count} labelled scans, each left out of a training once,").format(count=count)
         before, after = (_mean(self.rows, when, "dice") for when in ("before", "after"))
         if after is None:
             return _("On {scans} the model found nothing; train longer or with more outlines.").format(scans=scans)
+        return " ".join(filter(None, [self._change(scans, before, after), self._missed()]))
+
+    def _change(self, scans, before, after):
+        if before is None and self.start:
+            return _("On {scans}: nothing was found before ({start}), Dice {after:.1f} % now, which is better.").format(
+                scans=scans, start=self.start, after=after
+            )
         if before is None:
             return _("On {scans} the model agrees with the outlines to {after:.1f} % (Dice).").format(
                 scans=scans, after=after
@@ -119,6 +132,15 @@ class Outcome:
         change = _("better") if after > before else _("worse") if after < before else _("the same")
         return _("On {scans}: Dice {before:.1f} % before ({start}), {after:.1f} % now, which is {change}.").format(
             scans=scans, before=before, start=self.start, after=after, change=change
+        )
+
+    def _missed(self):
+        """What a mean over the structures that were found keeps quiet about, or None."""
+        missed = sum((row["after"] or {}).get("dice") is None for row in self.rows)
+        if not missed:
+            return None
+        return _("{missed} of {count} structures were not found at all and don't count in this mean.").format(
+            missed=missed, count=len(self.rows)
         )
 
     def _heads(self):
@@ -195,10 +217,6 @@ def install(folder):
 def _mean(rows, when, figure):
     values = [row[when][figure] for row in rows if row[when] and row[when][figure] is not None]
     return sum(values) / len(values) if values else None
-
-
-def _change(before, after):
-    return after if before == "-" else f"{before} → {after}"
 
 
 def _shown(value):

@@ -26,6 +26,7 @@ NEW, PREPARING, RUNNING, PAUSED = "new", "preparing", "running", "paused"
 STOPPED, DONE, FAILED, DIED, GONE = "stopped", "done", "failed", "died", "gone"
 STOPPED_CODE = 130  # exit code of a process that stopped as asked
 ENDINGS = ("stopped", "error", "done")  # events after which a process only tidies up
+UNEXPECTED = "Unexpected: "  # so begins the message of an error that the training does not know
 ALIVE = (PREPARING, RUNNING, PAUSED)
 
 SETTINGS = "SimCVD/runs"
@@ -192,6 +193,11 @@ class Run:
     def isGone(self):
         """Whether its folder was removed."""
         return self.state == GONE
+
+    @property
+    def wasDiscarded(self):
+        """Whether it was `discard` that removed its folder, or will."""
+        return self._discarding
 
     @property
     def startedHere(self):
@@ -465,7 +471,7 @@ class Run:
         self.of = event.get("of", self.of)
         self.secondsLeft = event.get("seconds_left", self.secondsLeft)
         if kind == "error":
-            self._error = event["message"]
+            self._error = _explained(event["message"])
         elif kind == "start":
             self._error = None
 
@@ -546,7 +552,9 @@ class Run:
         if self._process.returncode not in (0, STOPPED_CODE):
             said = _tail(self.folder / "output.txt", self._outputBefore).splitlines()
             said = [line.removeprefix("simcvd: ") for line in said if line.startswith("simcvd: ")]
-            self._problem = said[-1].strip() if said else None
+            # what is said of an unexpected error is for those who see the lines above it
+            known = said and not (self._error and said[-1].startswith("unexpected error"))
+            self._problem = said[-1].strip() if known else None
         self._process = None
         _started.pop(self.folder, None)
 
@@ -597,10 +605,10 @@ def _inWords(event):
     if kind == "validation":
         return _("Step {iteration}: {figures}.").format(iteration=event["iteration"], figures=figuresInWords(event))
     if kind in ("warning", "error"):
-        return event["message"]
+        return _explained(event["message"])
     if kind == "done":
-        figures = figuresInWords(event) if event.get("rows") else ""
-        return _("Done: the model was saved and read back. {figures}").format(figures=figures).strip()
+        figures = f"; {figuresInWords(event)}" if event.get("rows") else ""
+        return _("Done: the model was saved and read back{figures}.").format(figures=figures)
     sentences = {
         "paused": _("Paused."),
         "resumed": _("Resumed."),
@@ -610,8 +618,20 @@ def _inWords(event):
     return sentences.get(kind)
 
 
+def _explained(message):
+    """What the training says of itself; an error that it does not know, with what to do."""
+    if not message.startswith(UNEXPECTED):
+        return message
+    return _(
+        "The training ended with an error that it does not know ({reason}); click Resume to go on from its last "
+        "checkpoint, and where that does not help, send us the details of the log."
+    ).format(reason=message.removeprefix(UNEXPECTED).strip())
+
+
 def figuresInWords(event):
     """The means of a validation in one line; "-" for what could not be measured."""
+    if event.get("dice") is None:
+        return _("the model finds nothing in the validation scans")
     shown = {name: "-" if event.get(name) is None else f"{event[name]:.1f}" for name in ("dice", "hd95")}
     return _("Dice {dice} %, 95HD {hd95} mm").format(**shown)
 

@@ -4,14 +4,18 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
+from simcvd.errors import SimCVDError
 from SimCVDLib import runs
 from SimCVDLib.caselist import ID
 from SimCVDLib.curves import Curves
+from SimCVDLib.fitting import fitHeight, fitPicture, stretch
 from SimCVDLib.traintexts import messageText, percent, progressText, stateText
 
 POLL_MS = 500
 LIST_EVERY = 6  # polls between two looks at the runs that are not chosen
-PREVIEW_HEIGHT = 220  # pixels
+PREVIEW_HEIGHT = 420  # pixels at most
+FOLDER = 3  # column of the list of runs
+LIST_HEIGHTS = (44, 160)  # pixels, least and most
 PLOT = "SimCVDTrain"  # singleton tag of the plot view node
 
 
@@ -33,7 +37,8 @@ class RunView:
         self._ui, self._parent, self._showingErrors = ui, parent, showingErrors
         self._onChosen, self._onChanged = onChosen, onChanged
         self.run, self._runs, self._curves = None, [], None
-        self._seen, self._polls, self._showing = None, 0, False
+        self._seen = self._drawn = None  # how many messages are shown, and which picture
+        self._polls, self._showing = 0, False
         for button, slot in (
             (ui.pauseButton, self.onPause),
             (ui.stopButton, self.onStop),
@@ -43,6 +48,8 @@ class RunView:
             (ui.attachButton, self.onAttach),
         ):
             button.connect("clicked(bool)", slot)
+        stretch(ui.runTree.header(), FOLDER)
+        ui.runTree.textElideMode = qt.Qt.ElideLeft  # the end of a path tells the most
         ui.chartComboBox.connect("currentIndexChanged(int)", self.show)
         ui.runTree.connect("itemSelectionChanged()", self.onRunChosen)
         ui.keepRunningCheckBox.connect("toggled(bool)", self.onKeepRunning)
@@ -73,7 +80,7 @@ class RunView:
         """Watch no run; its curves leave the scene."""
         if self._curves is not None:
             self._curves.close()
-        self.run = self._curves = self._seen = None
+        self.run = self._curves = self._seen = self._drawn = None
 
     def close(self):
         """Watch nothing any more."""
@@ -94,12 +101,23 @@ class RunView:
                 self.follow(folder)
                 return
             if self.run.isGone:
-                self.release()
-                self.refresh()
-                self._onChosen("")
+                self._onGone()
         if self._polls % LIST_EVERY == 0:
             self.refresh()
         self._onChanged()
+
+    def _onGone(self):
+        run = self.run
+        self.release()
+        self.refresh()
+        self._onChosen("")
+        if not run.wasDiscarded:
+            with self._showingErrors():
+                raise SimCVDError(
+                    _("The folder {folder} was removed, and the run with it; start the training again.").format(
+                        folder=run.folder
+                    )
+                )
 
     # --- clicks
 
@@ -178,6 +196,7 @@ class RunView:
                     item.setText(column, text)
                     item.setToolTip(column, text)
             item.setSelected(str(run.folder) == chosen)
+        fitHeight(tree, *LIST_HEIGHTS)
 
     def _showControls(self):
         ui, run = self._ui, self.run
@@ -193,23 +212,33 @@ class RunView:
     def _showProgress(self):
         ui, run = self._ui, self.run
         shown = run is not None and not ui.runCollapsibleButton.collapsed
-        for widget in (ui.runProgressBar, ui.progressLabel, ui.plotView, ui.messagesText, ui.previewLabel):
+        for widget in (ui.runProgressBar, ui.progressLabel, ui.plotView, ui.messagesText):
             widget.visible = shown
         if run is None:
+            self._showPicture(None)
             return
         ui.runProgressBar.value = int(100 * run.fraction)
         ui.progressLabel.text = progressText(run)
         if not self._curves.isGone:
             self._plotView().SetPlotChartNodeID(self._chart().GetID())
-        picture = run.preview
-        seen = (len(run.messages), picture and (str(picture), picture.stat().st_mtime))
-        if seen != self._seen:
-            self._seen = seen
+        if self._seen != len(run.messages):
+            self._seen = len(run.messages)
             ui.messagesText.plainText = "\n".join(messageText(*message) for message in run.messages)
             ui.messagesText.moveCursor(qt.QTextCursor.End)
-            pixmap = qt.QPixmap(str(picture or ""))
-            ui.previewLabel.setPixmap(pixmap if pixmap.isNull() else pixmap.scaledToHeight(PREVIEW_HEIGHT))
-        ui.previewLabel.visible = shown and picture is not None
+        self._showPicture(run.preview if shown else None)
+
+    def _showPicture(self, path):
+        """The picture as wide as the panel; drawn anew where it or the panel has changed."""
+        ui = self._ui
+        ui.previewLabel.visible = ui.previewCaption.visible = path is not None
+        if path is None:
+            return
+        drawn = (str(path), path.stat().st_mtime, ui.previewCaption.width)
+        if drawn != self._drawn:
+            self._drawn = drawn
+            pixmap = qt.QPixmap(drawn[0])
+            if not pixmap.isNull():
+                ui.previewLabel.setPixmap(fitPicture(pixmap, drawn[2], PREVIEW_HEIGHT))
 
     def _chart(self):
         """The chart node that is chosen for the plot."""

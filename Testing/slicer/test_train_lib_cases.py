@@ -17,6 +17,7 @@ from simcvd.errors import SimCVDError
 from simcvd.grid import Geometry
 from simcvd.images import read_labels, read_volume, write_volume
 from SimCVDLib import cases, nodes
+from SimCVDLib.caselook import FileLooks, filesOf
 from SimCVDLib.cases import LABELLED, OUT, UNLABELLED, VALIDATION, CaseTable
 
 CARD = {
@@ -167,9 +168,44 @@ def test_a_label_on_disk_with_another_grid_or_missing(tmp_path):
     (row,) = table.addFolder(tmp_path)
     assert "another grid" in table.check(row)[0]
     label.unlink()
-    assert "is not there" in table.check(row)[0]
+    row.seen = None
+    assert "label.nrrd does not exist" in table.check(row)[0] and row.size == (32, 32, 16)
     row.image.unlink()
-    assert len(table.check(row)) == 1
+    row.seen = None
+    assert len(table.check(row)) == 1 and "image.nrrd does not exist" in row.warnings[0]
+
+
+def test_a_label_on_disk_is_looked_into(tmp_path):
+    volume, labels = scan(0)
+    image = slicer.util.arrayFromVolume(volume)
+    for name, label in (("empty", np.zeros_like(labels)), ("full", labels)):
+        written(tmp_path / name, "image.nrrd", image)
+        written(tmp_path / name, "label.nrrd", label)
+    written(tmp_path / "outside", "image.nrrd", image - np.int16(1500))
+    geometry = Geometry(labels.shape[::-1], (2.0,) * 3, (900.0, 0.0, 0.0))
+    write_volume(tmp_path / "outside" / "label.nrrd", labels, geometry)
+    table = CaseTable()
+    empty, full, outside = table.addFolder(tmp_path)
+    assert table.structures() == 0 and table.mismatch(CARD) is None  # nobody has looked yet
+    assert table.check(empty) == ["The outline is empty."] and table.check(full, CARD) == []
+    assert table.check(outside)[0] == "The outline lies outside the image." and "CT" in table.check(outside, CARD)[1]
+    assert table.structures() == 2 and "1 in the model and 2 in the outlines" in table.mismatch(CARD)
+    assert table.mismatch({**CARD, "segments": CARD["segments"] * 2}) is None
+    (same,) = [sentence for sentence in table.problems() if "same image" in sentence]
+    assert "empty and full" in same
+    table.addVolumes([volume])
+    assert sum("same image" in sentence for sentence in table.problems()) == 2  # a file, and what was loaded from it
+
+
+def test_intensities_that_are_no_ct():
+    volume, _labels = scan(0)
+    table = CaseTable()
+    (row,) = table.addVolumes([volume])
+    (warning,) = table.check(row, {**CARD, "modality": "CT"})
+    assert "don't look like CT" in warning
+    slicer.util.arrayFromVolume(volume)[:] -= 1100
+    slicer.util.arrayFromVolumeModified(volume)
+    assert table.check(row, {**CARD, "modality": "CT"}) == []
 
 
 def test_what_is_odd_about_the_list():
@@ -201,7 +237,7 @@ def test_classes_are_matched_by_name():
     np.testing.assert_array_equal(found, labels)
     card = {**CARD, "segments": [{"value": 2, "name": "ball"}, {"value": 1, "name": "core"}]}
     np.testing.assert_array_equal(cases.readLabel(other, table.values(card)), np.array([0, 2, 1])[labels])
-    assert "knows 1 structures and the outlines 2" in " ".join(table.problems(CARD))
+    assert "is 1 in the model and 2 in the outlines" in " ".join(table.problems(CARD))
     part = outline(volume, labels, (TWO[0],))
     table.setLabel(other, part)
     assert "has no outline of: core" in " ".join(table.problems())
@@ -358,6 +394,63 @@ def test_a_thumbnail_shows_the_outline():
     assert pixels.shape[:2] == (96, 96) and (pixels == (230, 159, 0)).all(-1).sum() > 20
     slicer.mrmlScene.RemoveNode(row.volume)
     assert CaseTable().thumbnail(row) is None
+
+
+def test_cases_on_disk_are_looked_at_beside_the_application(tmp_path):
+    from matplotlib import image
+
+    rng = np.random.default_rng(0)
+    array = rng.integers(0, 500, (88, 400, 400), np.int16)
+    labels = np.zeros(array.shape, np.uint8)
+    labels[30:60, 100:250, 100:250] = 1
+    written(tmp_path / "large", "image.nrrd", array)
+    written(tmp_path / "large", "label.nrrd", labels)
+    written(tmp_path / "plain", "image.nrrd", array[:20, :40, :40])
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "image.nrrd").write_text("no image")
+    table, seen, turns = CaseTable(), {}, []
+    rows = table.addFolder(tmp_path)
+    looks = FileLooks(lambda files, found: seen.update({files: found}))
+    for row in [*rows, *rows]:
+        looks.ask(row)
+    end = time.monotonic() + 60
+    while len(seen) < 3:
+        assert time.monotonic() < end
+        begin = time.thread_time()
+        slicer.app.processEvents()
+        turns.append(time.thread_time() - begin)
+        time.sleep(0.002)
+    looks.close()
+    assert max(turns) < 0.1
+    for row in rows:
+        row.seen = seen[filesOf(row)]
+    large, plain, text = rows
+    assert table.check(large) == [] and large.size == (400, 400, 88) and table.check(plain) == []
+    assert "cannot be read as an image" in table.check(text)[0] and table.thumbnail(text) is None
+    outlined = [image.imread(io.BytesIO(table.thumbnail(row)))[..., :3] for row in (large, plain)]
+    orange = [((pixels * 255).round() == (230, 159, 0)).all(-1).sum() for pixels in outlined]
+    assert orange[0] > 50 and orange[1] == 0
+
+
+def test_a_case_that_ends_the_process_does_not_keep_the_others(tmp_path, monkeypatch):
+    package = tmp_path / "fake" / "SimCVDLib"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "filelook.py").write_text(
+        "import json, os, sys\nfor line in sys.stdin:\n"
+        "    if 'bad' in line: os._exit(3)\n"
+        "    print('a library says hello')\n"
+        "    print(json.dumps({'size': [1, 2, 3]}), flush=True)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(package.parent))
+    seen = []
+    looks = FileLooks(lambda files, found: seen.append((files[0], found)))
+    for name in ("one", "bad", "two"):
+        looks.ask(cases.CaseRow("case-001", name, image=name))
+    host.processEvents(until=lambda: len(seen) == 3, seconds=30)
+    looks.close()
+    assert [name for name, _found in seen] == ["one", "bad", "two"]
+    assert seen[0][1] == seen[2][1] == {"size": [1, 2, 3]} and "could not be looked at" in seen[1][1]["error"]
 
 
 def test_the_list_is_saved_with_the_scene(tmp_path):

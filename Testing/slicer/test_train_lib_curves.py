@@ -57,6 +57,14 @@ def test_a_term_that_comes_late_and_seldom():
     assert math.isnan(contrast[0]) and contrast[1:] == [7, 7] and column(curves.table, "total") == [1, 2, 3]
 
 
+def test_a_validation_that_found_nothing_leaves_no_gap():
+    curves = Curves("mine")
+    curves.add(
+        [start(0.0), validation(60, 1, None, None), validation(120, 2, 50.0, 9.0), validation(180, 3, None, None)]
+    )
+    assert column(curves.qualityTable, "Minutes") == [2] and column(curves.qualityTable, "Dice [%]") == [50]
+
+
 def test_pauses_and_the_time_without_a_process_do_not_count():
     curves = Curves("mine")
     curves.add([start(0.0), step(60.0, 1), {"event": "paused", "time": 60.0}, {"event": "resumed", "time": 6000.0}])

@@ -3,6 +3,7 @@
 Over the test host only: it looks into the plot view, which Slicer's own does not allow.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -46,6 +47,12 @@ def addOutlined(name, center, structures=("Left atrium",)):
     for identifier, mask in zip(node.GetSegmentation().GetSegmentIDs(), masks, strict=True):
         nodes.writeSegment(node, identifier, mask, volume)
     return volume, node
+
+
+def ended(process):
+    """End a process where it has not ended by itself."""
+    with contextlib.suppress(OSError):
+        os.kill(process, signal.SIGKILL)
 
 
 class TrainModuleTest(unittest.TestCase):
@@ -179,12 +186,12 @@ class TrainModuleTest(unittest.TestCase):
         self.addCases(outlined=2, plain=2, validation=0)
         self.assertEqual(
             self.roles(),
-            {"patient0": "Labeled", "patient1": "Labeled"} | dict.fromkeys(("patient2", "patient3"), "Unlabeled"),
+            {"patient0": "Labelled", "patient1": "Labelled"} | dict.fromkeys(("patient2", "patient3"), "Unlabelled"),
         )
         wait(lambda: not any(item.icon(0).isNull() for _role, item in self.items().values()))
         self.assertIn("40 x 48 x 20", self.items()["patient0"][1].text(0))
         self.assertIn("patient0 segmentation", self.items()["patient0"][1].text(1))
-        self.assertIn("Labeled: 2, Unlabeled: 2, Validation: 0", self.ui.summaryLabel.text)
+        self.assertIn("Labelled: 2, Unlabelled: 2, Validation: 0", self.ui.summaryLabel.text)
         self.assertTrue(self.ui.startButton.enabled)
         self.ui.addSceneButton.click()
         self.assertIn("not on the list already", self.ui.casesLabel.text)
@@ -193,17 +200,17 @@ class TrainModuleTest(unittest.TestCase):
     def test_a_case_is_dragged_to_another_role(self):
         self.addCases(outlined=3, plain=0, validation=0)
         tree, item = self.ui.caseTree, self.items()["patient2"][1]
-        labeled, validation = tree.topLevelItem(0), tree.topLevelItem(2)
-        validation.addChild(labeled.takeChild(labeled.indexOfChild(item)))  # what a drop does
+        labelled, validation = tree.topLevelItem(0), tree.topLevelItem(2)
+        validation.addChild(labelled.takeChild(labelled.indexOfChild(item)))  # what a drop does
         wait(lambda: self.roles()["patient2"] == "Validation" and tree.topLevelItem(2).text(0) == "Validation (1)")
-        self.assertIn("Labeled: 2", self.ui.summaryLabel.text)
+        self.assertIn("Labelled: 2", self.ui.summaryLabel.text)
 
-    def test_a_scan_without_an_outline_can_not_be_labeled(self):
+    def test_a_scan_without_an_outline_can_not_be_labelled(self):
         self.addCases(outlined=2, plain=1, validation=0)
         self.chooseCase("patient2")
         self.ui.roleComboBox.currentIndex = 0
         self.assertTrue(self.ui.casesLabel.text)
-        self.assertEqual(self.roles()["patient2"], "Unlabeled")
+        self.assertEqual(self.roles()["patient2"], "Unlabelled")
         self.assertEqual(self.ui.roleComboBox.currentIndex, 1)
 
     def test_an_outline_is_given_to_a_scan(self):
@@ -217,7 +224,7 @@ class TrainModuleTest(unittest.TestCase):
         self.assertEqual([combo.itemText(n) for n in range(combo.count)], ["All segments", "Left atrium", "Appendage"])
         combo.currentIndex = 1
         self.ui.roleComboBox.currentIndex = 0
-        self.assertEqual(self.roles()["patient2"], "Labeled")
+        self.assertEqual(self.roles()["patient2"], "Labelled")
         slicer.mrmlScene.RemoveNode(node)
         self.assertNotIn("patient1 segmentation", self.items()["patient2"][1].text(1))
 
@@ -231,14 +238,14 @@ class TrainModuleTest(unittest.TestCase):
         slicer.mrmlScene.Clear(0)
         self.assertEqual(self.roles(), {})
         slicer.util.loadScene(path, properties={})
-        self.assertEqual(self.roles(), {"patient0": "Labeled", "patient2": "Unlabeled"})
+        self.assertEqual(self.roles(), {"patient0": "Labelled", "patient2": "Unlabelled"})
         self.chooseCase("patient0")
         self.assertEqual(self.ui.outlineSelector.currentNode().GetName(), "patient0 segmentation")
 
-    def test_a_labeled_case_comes_from_segment(self):
+    def test_a_labelled_case_comes_from_segment(self):
         volume, node = addOutlined("scan", PLACES[0])
         self.widget.addCase(volume, node, node.GetSegmentation().GetNthSegmentID(0))
-        self.assertEqual(self.roles(), {"scan": "Labeled"})
+        self.assertEqual(self.roles(), {"scan": "Labelled"})
         self.assertTrue(self.items()["scan"][1].isSelected())
 
     def test_a_folder_and_a_list_of_scans(self):
@@ -253,7 +260,17 @@ class TrainModuleTest(unittest.TestCase):
         slicer.mrmlScene.Clear(0)
         self.answers(qt.QFileDialog, "getOpenFileName", str(folder / "cases.json"))
         self.ui.addListButton.click()
-        self.assertEqual(sorted(self.roles().values()), ["Labeled", "Labeled", "Unlabeled"])
+        self.assertEqual(sorted(self.roles().values()), ["Labelled", "Labelled", "Unlabelled"])
+        wait(lambda: not any(item.icon(0).isNull() for _role, item in self.items().values()))
+        self.assertIn("40 x 48 x 20", self.items()["case-001"][1].text(0))
+        (self.place / "unreadable").mkdir()
+        (self.place / "unreadable" / "text.nrrd").write_text("no image")
+        self.answers(qt.QFileDialog, "getExistingDirectory", str(self.place / "unreadable"))
+        self.ui.addFolderButton.click()
+        wait(lambda: "cannot be read" in self.items()["text"][1].text(2))
+        wait(lambda: "Cases with notes to read, by a click on each: 1" in self.ui.summaryLabel.text)
+        self.chooseCase("text")
+        self.assertIn("text: ", self.ui.summaryLabel.text)
 
     def test_a_case_on_disk_is_opened_to_correct_its_outline(self):
         from SimCVDLib import nodes
@@ -275,7 +292,7 @@ class TrainModuleTest(unittest.TestCase):
         inner = ball(PLACES[1], 8.0)
         wall, core = (nodes.readSegment(node, each, volume) for each in node.GetSegmentation().GetSegmentIDs())
         self.assertTrue((core == inner).all() and (wall == ball(PLACES[1]) & ~inner).all())
-        self.assertEqual(self.roles()["case-002"], "Labeled")
+        self.assertEqual(self.roles()["case-002"], "Labelled")
         self.assertIn(node.GetName(), self.items()["case-002"][1].text(1))
 
     def test_a_scan_without_an_outline_gets_an_empty_one_to_draw(self):
@@ -293,7 +310,7 @@ class TrainModuleTest(unittest.TestCase):
     def test_from_outlines_to_a_model_in_use(self):
         self.addCases(outlined=3, plain=1, validation=1)
         self.ui.methodComboBox.currentIndex = 0
-        self.ui.settingsLineEdit.text = f"{QUICK} {HEAD}"
+        self.ui.settingsLineEdit.text = f"{QUICK} {HEAD} iterations=40"  # after fewer it may find nothing at all
         folder = self.start()
         self.assertEqual(folder.name, "trained")
         self.assertNotIn("patient", "".join(path.name for path in folder.rglob("*")))
@@ -408,14 +425,14 @@ class TrainModuleTest(unittest.TestCase):
         self.assertEqual([segment["name"] for segment in card["segments"]], ["Wall", "Core"])
         self.assertEqual(card["segments"][0]["color"], [0.87, 0.36, 0.33])
 
-    def test_labeled_scans_are_left_out_for_want_of_validation(self):
+    def test_labelled_scans_are_left_out_for_want_of_validation(self):
         self.addCases(outlined=2, plain=1, validation=0)
         self.assertFalse(self.ui.leaveOutCheckBox.isHidden())
         self.ui.leaveOutCheckBox.checked = True
         self.start()
         self.finish()
         self.assertEqual(set(self.table()), {"patient0", "patient1", "Mean"})
-        self.assertIn("2 labeled scans, each left out of a training once", self.ui.resultLabel.text)
+        self.assertIn("2 labelled scans, each left out of a training once", self.ui.resultLabel.text)
 
     def test_a_run_that_is_not_on_the_list_is_added(self):
         from SimCVDLib import runs
@@ -450,6 +467,63 @@ class TrainModuleTest(unittest.TestCase):
         self.assertIn("not NAME=VALUE", self.ui.statusLabel.text)
         self.assertEqual(self.ui.runTree.topLevelItemCount, 0)
 
+    def test_a_model_of_other_structures_is_refused_before_anything_starts(self):
+        self.addCases(structures=("Wall", "Core"))
+        sentence = "The number of structures is 1 in the model and 2 in the outlines"
+        wait(lambda: sentence in self.ui.summaryLabel.text)
+        self.ui.startButton.click()
+        self.assertIn(sentence, self.ui.statusLabel.text)
+        self.assertEqual(self.ui.runTree.topLevelItemCount, 0)
+
+    def test_cases_on_disk_alone_train_from_scratch(self):
+        self.addCases(structures=("Wall", "Core"))
+        self.answers(qt.QFileDialog, "getExistingDirectory", str(self.place / "copied"))
+        self.ui.saveListButton.click()
+        wait(lambda: "Saved as" in self.ui.casesLabel.text)
+        slicer.mrmlScene.Clear(0)
+        self.answers(qt.QFileDialog, "getOpenFileName", str(self.place / "copied" / "cases.json"))
+        self.ui.addListButton.click()
+        wait(lambda: not any(item.icon(0).isNull() for _role, item in self.items().values()))
+        self.ui.startComboBox.currentIndex = self.ui.startComboBox.findData("")
+        self.ui.spacingSpinBox.value = 2.0
+        self.ui.durationComboBox.currentIndex = 3
+        self.ui.methodComboBox.currentIndex = 2
+        self.ui.nameLineEdit.text = "trained"
+        self.ui.settingsLineEdit.text = QUICK + ' network={"n_filters":2}'
+        folder = self.start()
+        self.finish()
+        card = json.loads((folder / "model" / "card.json").read_text())
+        self.assertEqual([segment["name"] for segment in card["segments"]], ["Class 1", "Class 2"])
+        self.assertTrue((self.place / "copied" / "cases.json").exists())  # the user's own files stay
+
+    def test_a_removed_folder_is_told(self):
+        self.ui.settingsLineEdit.text = LONG
+        self.addCases()
+        folder = self.start()
+        self.waitState("running")
+        process = int((folder / "lock").read_text())
+        self.addCleanup(ended, process)
+        shutil.rmtree(folder, ignore_errors=True)
+        wait(lambda: f"The folder {folder} was removed" in self.ui.statusLabel.text)
+        self.assertFalse(self.ui.pauseButton.enabled or self.ui.stopButton.enabled or self.ui.discardButton.enabled)
+        wait(lambda: not self.ui.runTree.topLevelItemCount)
+        self.assertTrue(self.ui.startButton.enabled)
+
+    def test_nothing_starts_without_pytorch(self):
+        from SimCVDLib import pytorch
+
+        self.answers(pytorch, "status", (False, "PyTorch is missing."))
+        self.answers(pytorch, "install", (False, "PyTorch was not installed."))
+        self.addCases()
+        self.representation.exit()
+        self.representation.enter()
+        self.addCleanup(self.representation.enter)
+        self.assertFalse(self.ui.installTorchButton.isHidden())
+        for button, label in (("startButton", "statusLabel"), ("estimateButton", "estimateLabel")):
+            getattr(self.ui, button).click()
+            self.assertEqual(getattr(self.ui, label).text, "PyTorch was not installed.")
+        self.assertEqual((self.ui.startButton.text, self.ui.runTree.topLevelItemCount), ("Start training", 0))
+
     def test_what_the_training_refuses_is_shown(self):
         self.ui.settingsLineEdit.text = QUICK + " nonsense=1"
         self.addCases()
@@ -476,12 +550,12 @@ class TrainModuleTest(unittest.TestCase):
 
     # --- which case next
 
-    def test_the_unlabeled_scans_are_ranked_and_one_is_opened(self):
+    def test_the_unlabelled_scans_are_ranked_and_one_is_opened(self):
         self.addCases(outlined=2, plain=2, validation=0)
         self.ui.rankModelComboBox.currentIndex = self.ui.rankModelComboBox.findData("bright")
         self.ui.rankButton.click()
         self.assertEqual(self.ui.rankButton.text, "Cancel")
-        wait(lambda: self.ui.rankButton.text == "Rank the unlabeled scans", SECONDS)
+        wait(lambda: self.ui.rankButton.text == "Rank the unlabelled scans", SECONDS)
         tree = self.ui.rankTree
         self.assertEqual(
             sorted(tree.topLevelItem(n).text(0) for n in range(tree.topLevelItemCount)), ["patient2", "patient3"]
@@ -495,7 +569,7 @@ class TrainModuleTest(unittest.TestCase):
         wait(lambda: segment.ui.segmentButton.text == "Segment")
         proposal = segment.ui.segmentSelector.currentNode()
         segment.ui.useAsCaseButton.click()
-        self.assertEqual(self.roles()[first], "Labeled")
+        self.assertEqual(self.roles()[first], "Labelled")
         self.assertIn(proposal.GetName(), self.items()[first][1].text(1))
 
     # --- scripts, life
@@ -519,7 +593,7 @@ class TrainModuleTest(unittest.TestCase):
         with self.assertRaisesRegex(Exception, "There is no model 'missing'"):
             logic.plan("other", model="missing")
         self.representation.enter()
-        self.assertEqual(self.roles(), {"scan0": "Labeled", "scan1": "Labeled"})
+        self.assertEqual(self.roles(), {"scan0": "Labelled", "scan1": "Labelled"})
 
     def test_cleanup_leaves_nothing_behind(self):
         self.addCases()

@@ -83,6 +83,7 @@ class Tour:
         return self.ui.runTree.selectedItems()[0].text(1)
 
     def take(self, name):
+        host.panel(self.panel, size=SIZE, width=WIDTH)  # what fits the panel's width is drawn after this
         self.rest()
         picture = host.panel(self.panel, size=SIZE, width=WIDTH)
         sitk.WriteImage(sitk.GetImageFromArray(picture, isVector=True), str(self.output / f"{name}.png"))
