@@ -214,18 +214,27 @@ def _resample(array: np.ndarray, matrices: list[np.ndarray | None]) -> np.ndarra
 
 
 def normalise(array: np.ndarray, settings: dict | None = None) -> np.ndarray:
-    """Intensities as the network wants them, float32: zero mean and unit variance over the volume ("zscore").
+    """Intensities as the network wants them, float32: zero mean and unit variance.
+
+    "zscore" is over the volume, as published; "zscore-filled" leaves the voxels of the lowest value out, which is what
+    empty margins have, so that a scan looks the same with and without them.
 
     Raises ImageError when the image is constant.
     """
     kind = (settings or {"kind": "zscore"})["kind"]
-    if kind != "zscore":
+    if kind not in ("zscore", "zscore-filled"):
         raise ImageError(f"The normalisation {kind!r} is unknown to this version; use a model made for it.")
-    mean = float(array.mean(dtype=np.float64))
     array = array.astype(np.float32)
+    empty, lowest = 0, 0.0
+    if kind == "zscore-filled":
+        lowest = float(array.min())
+        empty = int(np.count_nonzero(array == np.float32(lowest))) % array.size  # a constant image has nothing else
+    filled = array.size - empty
+    mean = (float(array.sum(dtype=np.float64)) - empty * lowest) / filled
     array -= np.float32(mean)
     # slice by slice, as one long float32 sum would lose digits
-    deviation = math.sqrt(sum(float(np.vdot(a, a)) for a in array) / array.size)
+    squares = sum(float(np.vdot(a, a)) for a in array) - empty * (lowest - mean) ** 2
+    deviation = math.sqrt(max(squares, 0.0) / filled)
     if not deviation > 1e-6 * abs(mean):
         raise ImageError("The image is constant, so its intensities cannot be normalised; check the export.")
     array /= np.float32(deviation)

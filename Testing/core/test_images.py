@@ -485,6 +485,18 @@ class TestNormalise:
         normalise(array)
         np.testing.assert_array_equal(array, before)
 
+    def test_empty_margins_change_nothing_where_they_are_left_out(self, rng):
+        scan = np.maximum(rng.normal(300, 100, (8, 12, 10)), 0).astype(np.int16)
+        scan[0, 0, 0] = 0
+        wide = np.pad(scan, ((4, 0), (9, 3), (0, 20)))
+        inside = (slice(4, None), slice(9, 21), slice(0, 10))
+        filled = {"kind": "zscore-filled"}
+        np.testing.assert_allclose(normalise(wide, filled)[inside], normalise(scan, filled), atol=2e-5)
+        assert abs(normalise(wide)[inside] - normalise(scan)).max() > 0.5
+        np.testing.assert_allclose(normalise(scan, filled), normalise(scan), atol=0.1)
+        with pytest.raises(ImageError, match="constant"):
+            normalise(np.full((4, 5, 6), 7), filled)
+
     @pytest.mark.parametrize("value", [0, 255, 1234.567])
     def test_refuses_a_constant_and_an_unknown_kind(self, value):
         with pytest.raises(ImageError, match="constant"):

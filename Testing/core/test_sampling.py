@@ -6,6 +6,7 @@ from simcvd.training.sampling import (
     AUGMENTATIONS,
     TrainingCase,
     TwoStreamSampler,
+    disturbed_crop,
     random_crop,
     turned_crop,
     warped_crop,
@@ -96,6 +97,18 @@ def test_warped_crop_moves_image_and_label_alike():
         assert apart < 0.15 * crop.label.sum().item()
         volumes.append(crop.label.sum().item())
     assert max(volumes) > 1.2 * min(volumes)
+
+
+def test_disturbed_crops_stay_finite_and_outline_nothing_in_empty_margins():
+    cut, seen = case((32, 48, 48)), 0
+    for seed in range(60):
+        crop = disturbed_crop(cut, (16, 32, 32), np.random.default_rng(seed))
+        assert torch.isfinite(crop.image).all() and crop.image.shape == crop.label.shape == (16, 32, 32)
+        rims = [(crop.image.select(a, n), crop.label.select(a, n)) for a in range(3) for n in (0, -1)]
+        empty = [label for image, label in rims if image.min() == image.max()]
+        assert not any(label.any() for label in empty)
+        seen += bool(empty)
+    assert 4 < seen < 30
 
 
 def test_warped_crop_of_a_volume_smaller_than_the_patch():

@@ -436,6 +436,7 @@ def test_learning_rates():
     poly = {**step, "schedule": "poly", "warm_up": 9}
     assert learning_rate(poly, 0, 100) == pytest.approx(0.001)
     assert learning_rate(poly, 50, 100) == pytest.approx(0.01 * 0.5**0.9)
+    assert learning_rate(poly, 120, 100) == 0  # where a probe of the speed looks beyond a short training
 
 
 def test_default_patches_and_recipes():

@@ -19,9 +19,9 @@ def learning_rate(settings: dict, iteration: int, iterations: int) -> float:
     """Rate of an iteration (from 0 on).
 
     "step": times step_factor every step_every iterations (published: a tenth every 3000);
-    "poly": (1 - t / t_max)^0.9. Both after a linear rise over the first `warm_up` iterations.
+    "poly": (1 - t / t_max)^0.9, and 0 after the end. Both after a linear rise over the first `warm_up` iterations.
     """
     rate = settings["lr"] * min(1.0, (iteration + 1) / (settings["warm_up"] + 1))
     if settings["schedule"] == "poly":
-        return rate * (1 - iteration / iterations) ** 0.9
+        return rate * max(0.0, 1 - iteration / iterations) ** 0.9
     return rate * settings["step_factor"] ** (iteration // settings["step_every"])

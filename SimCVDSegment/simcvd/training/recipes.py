@@ -41,6 +41,7 @@ SHORT = {
     "iterations": 4000,
     "batch": [2, 2],
     "augmentation": "strong",
+    "normalisation": {"kind": "zscore-filled"},
     "settle_batch_norm": 25,  # batches of plain crops before the network is used
     "optimiser": {
         "kind": "sgd",

@@ -14,6 +14,7 @@ plan.json       what a run is to become whose cases are not prepared yet (simcvd
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import time
@@ -112,8 +113,10 @@ class RunFolder:
 
     def save_checkpoint(self, state: dict) -> None:
         """Replace the checkpoint in one step: a killed process leaves the old one or the new one."""
+        buffer = io.BytesIO()  # torch's own writing to a full disk ends in an error that doesn't say so
+        torch.save(state, buffer)
         with atomic_path(self.checkpoint) as temporary:
-            torch.save(state, temporary)
+            temporary.write_bytes(buffer.getbuffer())
 
     def load_checkpoint(self, device: torch.device) -> dict | None:
         """The checkpoint, or None when there is none yet; raises TrainingError when it can't be read."""

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-AUGMENTATIONS = ("published", "strong", "none")
+AUGMENTATIONS = ("published", "strong", "robust", "none")
 
 
 @dataclass
@@ -40,7 +40,8 @@ class TwoStreamSampler:
         patch: (K, J, I) of a crop.
         seed: of the run.
         augmentation: "published" (quarter turns in the axial plane, one flip), "strong" (small rotations, scaling and
-            intensity changes, no flips: what a scanner and a patient can do), or "none".
+            intensity changes, no flips: what a scanner and a patient can do), "robust" (strong, and what other
+            scanners, fields of view and margins do), or "none".
         same_place: crop n of each stream comes from the same place, as a share of its scan's sides, so that crops
             mixed of both still show each organ where it belongs.
     """
@@ -60,7 +61,12 @@ class TwoStreamSampler:
         self.patch = tuple(patch)
         self.seed = seed
         self.same_place = same_place
-        self._cut = {"published": turned_crop, "strong": warped_crop, "none": random_crop}[augmentation]
+        self._cut = {
+            "published": turned_crop,
+            "strong": warped_crop,
+            "robust": disturbed_crop,
+            "none": random_crop,
+        }[augmentation]
 
     def draw(self, stream: int, iteration: int, count: int, first: int = 0, size: int | None = None) -> list[Crop]:
         """`size` crops (from place `first` on) of the `count` that iteration `iteration` takes from a stream.
@@ -139,6 +145,53 @@ def warped_crop(
         shares = [_read((whole == v).float(), grid, "zeros") for v in range(1, int(whole.max()) + 1)]
         label = torch.stack([torch.ones(tuple(patch)) - sum(shares), *shares]).argmax(0).to(torch.uint8)
     return Crop(_random_intensity(image, rng), label)
+
+
+def disturbed_crop(
+    case: TrainingCase, patch: Sequence[int], rng: np.random.Generator, where: Sequence[float] | None = None
+) -> Crop:
+    """A warped crop as other scanners and other fields of view would show it; most crops get one or two changes.
+
+    Normalisation is over the scan, so what else is in the field moves and stretches all intensities.
+    """
+    crop = warped_crop(case, patch, rng, where)
+    image, label = crop.image, crop.label
+    if rng.random() < 0.5:
+        image = image * float(np.exp(rng.uniform(-0.5, 0.5))) + float(rng.uniform(-0.6, 0.6))
+    if rng.random() < 0.3:
+        lowest = image.min()
+        image = lowest + (image - lowest) * _bias_field(patch, rng)
+    if rng.random() < 0.2:
+        image = _thicker(image, int(rng.integers(0, 3)))
+    if rng.random() < 0.3:
+        noise = rng.standard_normal(tuple(patch), dtype=np.float32) * rng.uniform(0, 0.4) * float(image.std())
+        image = image + torch.from_numpy(noise.astype(np.float32))
+    if rng.random() < 0.2:
+        _empty(image, label, rng)
+    return Crop(image, label)
+
+
+def _bias_field(patch: Sequence[int], rng: np.random.Generator) -> torch.Tensor:
+    """Factors around one, within about 40 percent, from a coil's few smooth lobes."""
+    lobes = torch.from_numpy(rng.uniform(-0.4, 0.4, (1, 1, 2, 3, 3)).astype(np.float32))
+    return F.interpolate(lobes, tuple(patch), mode="trilinear", align_corners=True)[0, 0].exp()
+
+
+def _thicker(image: torch.Tensor, axis: int) -> torch.Tensor:
+    """As slices of twice the thickness along an axis would show it."""
+    coarse = [n // 2 if a == axis else n for a, n in enumerate(image.shape)]
+    halved = F.interpolate(image[None, None], coarse, mode="area")
+    return F.interpolate(halved, image.shape, mode="trilinear", align_corners=False)[0, 0]
+
+
+def _empty(image: torch.Tensor, label: torch.Tensor, rng: np.random.Generator) -> None:
+    """Empty margins at one end of one to three axes, at most a quarter of the crop each; nothing is outlined there."""
+    level = float(image.min()) - float(rng.uniform(0, 0.5))
+    for axis in rng.choice(3, int(rng.integers(1, 4)), replace=False):
+        width = int(rng.integers(1, image.shape[axis] // 4 + 1))
+        start = 0 if rng.random() < 0.5 else image.shape[axis] - width
+        image.narrow(int(axis), start, width).fill_(level)
+        label.narrow(int(axis), start, width).fill_(0)
 
 
 def _read(volume: torch.Tensor, grid: torch.Tensor, outside: str) -> torch.Tensor:

@@ -32,6 +32,7 @@ COMMON = {
     "from_model": None,
     "from_model_name": None,
     "leave_one_out": False,
+    "normalisation": None,
     "warnings": [],
 }
 
@@ -160,7 +161,7 @@ def _grid(config: dict, spacing: Sequence[float] | None, n_classes: int, wishes:
         kept = ("title", "description", "modality", "segments", "licence", "data", "largest")
         return {
             "spacing": card["grid"]["spacing"],
-            "normalisation": card["normalisation"],
+            "normalisation": wishes.get("normalisation") or card["normalisation"],
             "network": card["network"],
             "from_model_name": card["name"],
             "patch": config["patch"] or card["patch"],
@@ -172,7 +173,7 @@ def _grid(config: dict, spacing: Sequence[float] | None, n_classes: int, wishes:
     ]
     return {
         "spacing": [float(s) for s in spacing or (0.625, 0.625, 0.625)],
-        "normalisation": NORMALISATION,
+        "normalisation": config["normalisation"] or NORMALISATION,
         "network": {"kind": "vnet", "in_channels": 1, "n_filters": 16, **network, "n_classes": n_classes},
         "model": {"name": "own-model", "version": "1", "segments": segments, **model},
     }
