@@ -124,5 +124,5 @@ def test_warped_crop_of_a_constant_volume_stays_finite():
 
 
 def test_unknown_augmentation_is_refused():
-    with pytest.raises(ValueError, match="published, strong, none"):
+    with pytest.raises(ValueError, match="published, strong, robust, none"):
         TwoStreamSampler([case()], [], (16, 16, 16), 0, "wild")
