@@ -11,11 +11,14 @@ from __future__ import annotations
 from torch import nn
 
 from .base import Batch, Method, MethodError
+from .global_local import GlobalLocal
 from .mean_teacher import MeanTeacher
 from .simcvd import SimCVD
 from .supervised import Supervised
 
-METHODS: dict[str, type[Method]] = {m.name: m for m in (Supervised, MeanTeacher, SimCVD)}
+METHODS: dict[str, type[Method]] = {
+    m.name: m for m in (Supervised, MeanTeacher, SimCVD, GlobalLocal)
+}
 
 __all__ = ["METHODS", "Batch", "Method", "MethodError", "make_method", "make_method_settings"]
 
