@@ -36,6 +36,9 @@ _SHORT_TEACHER = {
     "deploy": "teacher",
 }
 
+# Stages keep their published shares, so that they fit any budget; the teacher is as above.
+_SHORT_ACTION = {"teacher_dropout": False, "deploy": "teacher"}
+
 # For an hour or so on a computer without a GPU: see Testing/benchmarks for what each change is worth.
 SHORT = {
     "iterations": 4000,
@@ -54,6 +57,8 @@ SHORT = {
     },
     "settings": {
         "mean_teacher": _SHORT_TEACHER,
+        "action": _SHORT_ACTION,
+        "action++": _SHORT_ACTION,
         "simcvd": {
             **_SHORT_TEACHER,
             "pseudo": 0.5,
