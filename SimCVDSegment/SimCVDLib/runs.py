@@ -459,7 +459,7 @@ class Run:
 
     def _note(self, event):
         kind = event["event"]
-        if kind not in ("warning", "checkpoint", "guess"):
+        if kind not in ("warning", "checkpoint", "guess", "stage"):
             self._last, self._lastTime = kind, event["time"]
         self.iteration = event.get("iteration", self.iteration)
         self.of = event.get("of", self.of)
@@ -598,6 +598,10 @@ def _inWords(event):
         return _("Step {iteration}: {figures}.").format(iteration=event["iteration"], figures=figuresInWords(event))
     if kind in ("warning", "error"):
         return event["message"]
+    if kind == "stage":
+        return _("From step {iteration} on: {stage}.").format(
+            iteration=event["iteration"], stage=_stageInWords(event["stage"])
+        )
     if kind == "done":
         figures = figuresInWords(event) if event.get("rows") else ""
         return _("Done: the model was saved and read back. {figures}").format(figures=figures).strip()
@@ -608,6 +612,14 @@ def _inWords(event):
         "finishing": _("Ending here, as asked."),
     }
     return sentences.get(kind)
+
+
+def _stageInWords(stage):
+    return {
+        "global": _("learning what whole scans are like, without outlines"),
+        "local": _("learning what the places of a scan are like"),
+        "fine-tuning": _("learning from the outlines"),
+    }.get(stage, stage)
 
 
 def figuresInWords(event):
