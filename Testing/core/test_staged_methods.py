@@ -12,7 +12,7 @@ from training_runs import ball_cases, small_run
 
 from simcvd.events import read_events
 from simcvd.network import VNet
-from simcvd.training.loop import Stopped
+from simcvd.training.loop import Stopped, Trainer
 from simcvd.training.methods import MethodError, make_method, make_method_settings
 from simcvd.training.methods.action import patches, unsupervised_loss
 from simcvd.training.methods.global_local import regions
@@ -347,10 +347,23 @@ def test_resume_in_every_stage_gives_the_unbroken_weights(tmp_path, name):
             )
 
 
-def test_without_unlabelled_cases_there_are_no_stages(tmp_path):
-    small_run(tmp_path / "run", "action", ball_cases(tmp_path / "cases", unlabelled=0), settings_of("action"))
+@pytest.mark.parametrize("wishes", [{"unlabelled": 0}, {"batch": [2, 0]}])
+def test_without_unlabelled_crops_there_are_no_stages(tmp_path, wishes):
+    cases = ball_cases(tmp_path / "cases", unlabelled=wishes.pop("unlabelled", 2))
+    small_run(tmp_path / "run", "action", cases, settings_of("action"), **wishes)
     train(tmp_path / "run")
     assert "stage" not in names(tmp_path / "run") and "stage" not in last_step(tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", STAGED)
+def test_planning_by_minutes_leaves_the_memory_empty(tmp_path, name):
+    run = small_run(tmp_path / "run", name, settings=settings_of(name), minutes=1.0)
+    trainer = Trainer(run)
+    trainer._prepare()
+    fresh = make_method(name, VNet(n_filters=2), run.config["settings"]).state_dict()
+    planned = trainer.method.state_dict()
+    assert {k: v.shape for k, v in planned.items()} == {k: v.shape for k, v in fresh.items()}
+    assert run.config["planned"] and run.config["iterations"] > 10
 
 
 @pytest.mark.parametrize("name", STAGED)

@@ -184,10 +184,14 @@ class Trainer:
 
     def _phases(self) -> list[tuple[float, float]]:
         """Of the method; without unlabelled cases every one learns as the supervised one does, from start to end."""
-        return self.method.phases() if self.unlabelled else [(1.0, 0.0)]
+        return self.method.phases() if self._draws_unlabelled else [(1.0, 0.0)]
 
     def _stage(self, iteration: int) -> str | None:
-        return self.method.stage(iteration / self.config["iterations"]) if self.unlabelled else None
+        return self.method.stage(iteration / self.config["iterations"]) if self._draws_unlabelled else None
+
+    @property
+    def _draws_unlabelled(self) -> bool:
+        return bool(self.unlabelled and self.config["batch"][1])
 
     def _seconds_a_step(self, progress: float) -> float:
         seconds = []
@@ -268,7 +272,7 @@ class Trainer:
 
     def _crops(self, iteration: int) -> tuple[list[Crop], list[Crop]]:
         drawn = []
-        aligned = bool(self.unlabelled) and self.method.aligned(iteration / self.config["iterations"])
+        aligned = self._draws_unlabelled and self.method.aligned(iteration / self.config["iterations"])
         for stream, count in enumerate(self.config["batch"]):
             size = count // distributed.world_size()
             cases = self.sampler.streams[stream]

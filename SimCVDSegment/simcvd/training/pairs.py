@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 RANDOM, NOT_SAME_PARTITION, PARTITION = STRATEGIES = ("random", "partition-", "partition")
-PLAIN = 0  # the view that is not altered
+PLAIN, FIRST, SECOND = range(3)  # the views: not altered, and altered in two ways
 
 
 class Who(NamedTuple):
@@ -40,7 +40,7 @@ def global_pairs(strategy: str, anchors: Who, others: Who) -> tuple[torch.Tensor
     if strategy == RANDOM:
         return positive, ~same.image
     if strategy == PARTITION:
-        paired = same.view & ((anchors.view == PLAIN) | (anchors.view == 2))[:, None]
+        paired = same.view & ((anchors.view == PLAIN) | (anchors.view == SECOND))[:, None]
         positive = positive | (paired & same.partition & ~same.image)
     return positive, ~same.partition
 

@@ -78,7 +78,7 @@ class Action(Staged, Taught):
     def __init__(self, network: nn.Module, settings: dict):
         super().__init__(network, settings)
         self.classes = network.settings["n_classes"]
-        hidden, width = int(self.settings["head_hidden"]), int(self.settings["head_width"])
+        hidden, width = self.settings["head_hidden"], self.settings["head_width"]
         entering = {
             "crop": network.widths[0],
             "patch": self.classes * CELLS**3,
@@ -87,7 +87,7 @@ class Action(Staged, Taught):
         self.student_heads = nn.ModuleDict({name: mlp(n, hidden, width) for name, n in entering.items()})
         self.teacher_heads = make_teacher(self.student_heads)
         self.predictors = nn.ModuleDict({name: mlp(width, hidden, width) for name in ("crop", "patch")})
-        self.memory = nn.ModuleDict({name: MemoryQueue(int(self.settings["queue"])) for name in ("crop", "patch")})
+        self.memory = nn.ModuleDict({name: MemoryQueue(self.settings["queue"]) for name in ("crop", "patch")})
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Terms by stage: global; segmentation, sdm, supervised, local; those and unsupervised, anatomical; total."""
@@ -117,7 +117,7 @@ class Action(Staged, Taught):
         student = self.student(torch.cat([self.strong(x, batch.generator) for x in streams]))
         teacher = self.teach(batch.generator, *streams)
         terms = self.supervised_terms(Output(*(x[: len(batch.label)] for x in student)), batch.label)
-        side = int(self.settings["local_patch"])
+        side = self.settings["local_patch"]
         parts = {"local": ("patch", patches(student.logits, side), patches(teacher.logits, side))}
         if self.settings["global_in_local"]:
             parts["global"] = ("crop", pooled(student.features), pooled(teacher.features))
@@ -178,10 +178,10 @@ class Action(Staged, Taught):
         self, maps: list[torch.Tensor], known: torch.Tensor, generator: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The teacher's vectors of voxels of each class (C, negatives, D), and which classes there are (C,)."""
-        count = int(self.settings["negatives"])
+        count = self.settings["negatives"]
         found = [draw_voxels(known == c, count, generator) for c in range(self.classes)]
         present = torch.tensor([len(places) > 0 for places in found], device=known.device)
-        width = int(self.settings["head_width"])
+        width = self.settings["head_width"]
         keys = torch.zeros(self.classes, count, width, device=known.device)
         for c, places in enumerate(found):
             if len(places):
@@ -196,7 +196,7 @@ class Action(Staged, Taught):
         found = {}
         for c in range(self.classes):
             hard = hard_voxels(known, probability, c, self.settings["hard"])
-            places = draw_voxels(hard, int(self.settings["queries"]), generator)
+            places = draw_voxels(hard, self.settings["queries"], generator)
             if len(places):
                 found[c] = unit(self.student_heads["voxel"](read_maps(maps, places)))
         return found

@@ -57,13 +57,13 @@ class ActionPlus(Action):
 
     def __init__(self, network: nn.Module, settings: dict):
         super().__init__(network, settings)
-        width = int(self.settings["head_width"])
+        width = self.settings["head_width"]
         if width < self.classes:
             raise MethodError(f"{self.classes} centres need a head_width of as many or more, not {width}.")
         self.register_buffer("centres", simplex(self.classes, width))
         self.register_buffer("means", torch.zeros(self.classes, width))
         for name in ("voxel", "voxel_class"):
-            self.memory[name] = MemoryQueue(int(self.settings["voxel_queue"]))
+            self.memory[name] = MemoryQueue(self.settings["voxel_queue"])
 
     @classmethod
     def checked(cls, settings: dict) -> dict:
@@ -113,7 +113,7 @@ class ActionPlus(Action):
         Several processes share in that number, and gather: all hold the same memory.
         """
         self.means = moved_means(self.means, class_means(keys, present), self.settings["centre_rate"])
-        some = keys[:, : -(-int(self.settings["queries"]) // world_size())]
+        some = keys[:, : -(-self.settings["queries"] // world_size())]
         classes = torch.where(present, torch.arange(self.classes, device=keys.device), -1)
         self.push(some.flatten(0, 1), classes.repeat_interleave(some.shape[1]))
 

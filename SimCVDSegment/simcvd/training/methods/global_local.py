@@ -13,7 +13,18 @@ from ...network import STRIDE
 from ..distributed import gathered, rank
 from ..heads import mlp, unit
 from ..losses import contrast
-from ..pairs import RANDOM, STRATEGIES, Who, global_pairs, local_pairs, partition_of, slab_starts
+from ..pairs import (
+    FIRST,
+    PLAIN,
+    RANDOM,
+    SECOND,
+    STRATEGIES,
+    Who,
+    global_pairs,
+    local_pairs,
+    partition_of,
+    slab_starts,
+)
 from ..views import intensity_view, zoomed_view
 from .base import Batch, MethodError
 from .staged import FINE_TUNING, Staged
@@ -64,8 +75,8 @@ class GlobalLocal(Staged):
     def __init__(self, network: nn.Module, settings: dict):
         super().__init__(network, settings)
         s = self.settings
-        width, channels = int(s["head_width"]), network.widths[int(s["local_blocks"])]
-        self.global_head = mlp(network.widths[0], int(s["global_hidden"]), width)
+        width, channels = s["head_width"], network.widths[s["local_blocks"]]
+        self.global_head = mlp(network.widths[0], s["global_hidden"], width)
         self.local_head = nn.Sequential(
             nn.Conv3d(channels, channels, 1), nn.ReLU(inplace=True), nn.Conv3d(channels, channels, 1)
         )
@@ -93,12 +104,11 @@ class GlobalLocal(Staged):
         """The contrast of slabs."""
         s, chance = self.settings, batch.generator
         slabs, partition = self.slabs(torch.cat([batch.labelled, batch.unlabelled]), batch.axial, chance)
-        views = [self.view(slabs, chance) for _ in range(2)]
+        views = {view: self.view(slabs, chance) for view in (FIRST, SECOND)}
         if s["strategy"] != RANDOM:
-            views = [slabs, *views]
-        features = self.student.encode(torch.cat(views))[0].float().mean((2, 3, 4))
-        numbers = range(len(views)) if s["strategy"] != RANDOM else (1, 2)
-        who = [Who(image_numbers(slabs), torch.full_like(partition, n), partition) for n in numbers]
+            views[PLAIN] = slabs
+        features = self.student.encode(torch.cat(list(views.values())))[0].float().mean((2, 3, 4))
+        who = [Who(image_numbers(slabs), torch.full_like(partition, view), partition) for view in views]
         loss = self.loss(self.global_head(features), who, lambda a, b: global_pairs(s["strategy"], a, b))
         return {"global": loss, "total": loss}
 
@@ -109,14 +119,14 @@ class GlobalLocal(Staged):
         views = [intensity_view(images, batch.generator, s["intensity"]) for _ in range(2)]
         with torch.no_grad():
             features, skips = self.student.encode(torch.cat(views))
-        blocks = int(s["local_blocks"])
+        blocks = s["local_blocks"]
         cells = list(islice(self.student.decode(features, skips), blocks))[-1]
-        found = regions(self.local_head(cells), int(s["local_grid"]))
+        found = regions(self.local_head(cells), s["local_grid"])
         n, places = found.shape[:2]
         image = image_numbers(images).repeat_interleave(places)
-        partition = partition_of(batch.axial, 0.5, int(s["partitions"])).repeat_interleave(places)
+        partition = partition_of(batch.axial, 0.5, s["partitions"]).repeat_interleave(places)
         place = torch.arange(places, device=image.device).repeat(n // 2)
-        who = [Who(image, torch.full_like(image, view), partition, place) for view in (1, 2)]
+        who = [Who(image, torch.full_like(image, view), partition, place) for view in (FIRST, SECOND)]
         loss = self.loss(self.region_head(found).flatten(0, 1), who, lambda a, b: local_pairs(s["across"], a, b))
         return {"local": loss, "total": loss}
 
@@ -135,8 +145,8 @@ class GlobalLocal(Staged):
         self, images: torch.Tensor, axial: torch.Tensor, generator: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Slabs of crops (B, 1, K, J, I), slab by slab, and the partition of its scan that each lies in."""
-        count, height = int(self.settings["partitions"]), images.shape[2]
-        depth = min(int(self.settings["slab"]), height)
+        count, height = self.settings["partitions"], images.shape[2]
+        depth = min(self.settings["slab"], height)
         starts = slab_starts(height, depth, count, generator)
         slabs = torch.cat([images[:, :, start : start + depth] for start in starts])
         where = [partition_of(axial, (start + depth / 2) / height, count) for start in starts]

@@ -31,7 +31,7 @@ class Staged(Supervised):
         for key in cls.counts:
             if s[key] != int(s[key]) or s[key] < 1:
                 raise MethodError(f"Setting {key} is a whole number from 1 on, not {s[key]!r}.")
-        return s
+        return {**s, **{key: int(s[key]) for key in cls.counts}}
 
     def stage(self, progress: float) -> str:
         """One of STAGES."""
