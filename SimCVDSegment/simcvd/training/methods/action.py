@@ -36,8 +36,6 @@ class Action(Staged, Taught):
     Settings beyond those of staged.py and teacher.py:
         tau_student, tau_teacher: temperatures of the two distributions.
         queue: crops that the memory holds.
-        zoom: least share of a crop's sides in the strong view of stage global; intensity: the views' change of contrast
-            and brightness.
         local_patch: side in voxels of a patch (a step is half of it).
         global_in_local: stage local keeps the loss of stage global.
         anatomical, pseudo: weights of L_anco (the paper prints 1, its code has 0.01) and L_unsup; 0 leaves one out.
@@ -57,8 +55,6 @@ class Action(Staged, Taught):
         "tau_student": 0.1,
         "tau_teacher": 0.01,
         "queue": 36,
-        "zoom": 0.8,
-        "intensity": 0.3,
         "local_patch": 20,
         "global_in_local": False,
         "anatomical": 0.01,
@@ -73,6 +69,7 @@ class Action(Staged, Taught):
         "head_hidden": 128,
         "head_width": 128,
     }
+    divisors: ClassVar[tuple] = ("tau", "tau_student", "tau_teacher")
     counts: ClassVar[tuple] = ("queue", "local_patch", "queries", "negatives", "head_hidden", "head_width")
 
     def __init__(self, network: nn.Module, settings: dict):

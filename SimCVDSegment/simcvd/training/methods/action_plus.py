@@ -53,6 +53,7 @@ class ActionPlus(Action):
         "centres": ("adaptive", "fixed", "none"),
         "tau_schedule": ("both", "pretrain", "finetune", "none"),
     }
+    divisors: ClassVar[tuple] = (*Action.divisors, "tau_low", "tau_high")
     counts: ClassVar[tuple] = (*Action.counts, "voxel_queue")
 
     def __init__(self, network: nn.Module, settings: dict):

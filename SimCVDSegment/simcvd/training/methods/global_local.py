@@ -46,8 +46,6 @@ class GlobalLocal(Staged):
         partitions: S, of a scan's height; slab: slices of a slab, a multiple of 16.
         across: stage local takes the same place in other scans as positive, too (L^D; else L^R).
         local_blocks: decoder blocks that stage local trains, of four; local_grid: regions per axis.
-        tau: temperature; zoom: least share of a slab's sides in a view of stage global.
-        intensity: the views' change of contrast and brightness.
         global_hidden, head_width: of the heads.
     """
 
@@ -63,9 +61,6 @@ class GlobalLocal(Staged):
         "across": False,
         "local_blocks": 2,
         "local_grid": 3,
-        "tau": 0.1,
-        "zoom": 0.8,
-        "intensity": 0.3,
         "global_hidden": 1024,
         "head_width": 128,
     }

@@ -17,10 +17,20 @@ class Staged(Supervised):
     """Stages as shares of the training, so that they fit any budget; they follow from the iteration, as all else.
 
     Settings: global_share and local_share (of the training); fine-tuning has the rest. 0 leaves a stage out.
+    tau: temperature of the contrast. zoom: least share of a crop's sides that a view of stage global shows; intensity:
+    the views' change of contrast and brightness.
     """
 
-    defaults: ClassVar[dict] = {**Supervised.defaults, "global_share": 0.25, "local_share": 0.25}
+    defaults: ClassVar[dict] = {
+        **Supervised.defaults,
+        "global_share": 0.25,
+        "local_share": 0.25,
+        "tau": 0.1,
+        "zoom": 0.8,
+        "intensity": 0.3,
+    }
     counts: ClassVar[tuple[str, ...]] = ()  # settings that are whole numbers from 1 on
+    divisors: ClassVar[tuple[str, ...]] = ("tau",)  # settings that can't be 0
 
     @classmethod
     def checked(cls, settings: dict) -> dict:
@@ -31,6 +41,11 @@ class Staged(Supervised):
         for key in cls.counts:
             if s[key] != int(s[key]) or s[key] < 1:
                 raise MethodError(f"Setting {key} is a whole number from 1 on, not {s[key]!r}.")
+        for key in cls.divisors:
+            if not s[key]:
+                raise MethodError(f"Setting {key} is a temperature: a number above 0.")
+        if not 0 < s["zoom"] <= 1:
+            raise MethodError(f"Setting zoom is a share above 0 and up to 1, not {s['zoom']!r}.")
         return {**s, **{key: int(s[key]) for key in cls.counts}}
 
     def stage(self, progress: float) -> str:
