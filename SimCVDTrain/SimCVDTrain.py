@@ -37,7 +37,7 @@ from SimCVDLib.trainstart import Start
 from SimCVDLib.traintexts import bytesText, estimateText, percent
 
 DEVICES = ("auto", "cpu", "cuda", "mps")  # as the entries of deviceComboBox
-METHODS = ("simcvd", "mean_teacher", "supervised")  # as those of methodComboBox
+METHODS = ("simcvd", "mean_teacher", "supervised", "action", "action++", "global_local")  # as in methodComboBox
 MINUTES = (10, 60, 480, 0)  # as those of durationComboBox; 0 is the published schedule
 SCRATCH = ""  # the start model of a training from scratch
 RANK_HEIGHTS, TABLE_HEIGHTS = (60, 300), (80, 400)  # pixels, least and most
@@ -866,7 +866,7 @@ class SimCVDTrainLogic(ScriptedLoadableModuleLogic):
             model: name or folder of the model to start from; None trains from scratch.
             minutes: how long; None is the published schedule of 6000 steps.
             device: "auto", "cpu", "cuda" or "mps".
-            method: "simcvd", "mean_teacher" or "supervised".
+            method: one of METHODS.
             spacing: of the model's grid in mm, from scratch; a model that is started from keeps its own.
             seed: the same seed gives the same model on the same computer.
             leaveOut: measure it by trainings that each leave out one labelled case, for want of validation cases.

@@ -465,7 +465,7 @@ class Run:
 
     def _note(self, event):
         kind = event["event"]
-        if kind not in ("warning", "checkpoint", "guess"):
+        if kind not in ("warning", "checkpoint", "guess", "stage"):
             self._last, self._lastTime = kind, event["time"]
         self.iteration = event.get("iteration", self.iteration)
         self.of = event.get("of", self.of)
@@ -606,6 +606,10 @@ def _inWords(event):
         return _("Step {iteration}: {figures}.").format(iteration=event["iteration"], figures=figuresInWords(event))
     if kind in ("warning", "error"):
         return _explained(event["message"])
+    if kind == "stage":
+        return _("From step {iteration} on: {stage}.").format(
+            iteration=event["iteration"], stage=_stageInWords(event["stage"])
+        )
     if kind == "done":
         figures = f"; {figuresInWords(event)}" if event.get("rows") else ""
         return _("Done: the model was saved and read back{figures}.").format(figures=figures)
@@ -626,6 +630,14 @@ def _explained(message):
         "The training ended with an error that it does not know ({reason}); click Resume to go on from its last "
         "checkpoint, and where that does not help, send us the details of the log."
     ).format(reason=message.removeprefix(UNEXPECTED).strip())
+
+
+def _stageInWords(stage):
+    return {
+        "global": _("learning what whole scans are like, without outlines"),
+        "local": _("learning what the places of a scan are like"),
+        "fine-tuning": _("learning from the outlines"),
+    }.get(stage, stage)
 
 
 def figuresInWords(event):

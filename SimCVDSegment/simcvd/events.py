@@ -11,9 +11,9 @@ from pathlib import Path
 class EventLog:
     """Appends events to a file, one JSON object a line, each written whole with a single system call.
 
-    Every line has `event` (preparing, start, step, guess, validation, checkpoint, warning, error, paused, resumed,
-    stopped, finishing, fold, done) and `time` (seconds since 1970). A half line left by a killed process is closed
-    before the next one is written, so that a reader never sees two events in one line.
+    Every line has `event` (preparing, start, stage, step, guess, validation, checkpoint, warning, error, paused,
+    resumed, stopped, finishing, fold, done) and `time` (seconds since 1970). A half line left by a killed process is
+    closed before the next one is written, so that a reader never sees two events in one line.
 
     Args:
         path: the file, usually `run/events.jsonl`; made when missing.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -74,6 +75,13 @@ class VNet(nn.Module):
 
     def forward(self, x: torch.Tensor) -> Output:
         """Run the network on (B, C, K, J, I); raises ValueError when a side is no multiple of 16."""
+        features, skips = self.encode(x)
+        for finest in self.decode(features, skips):  # noqa: B007 - the coarser maps are let go as they come
+            pass
+        return self.answer(finest, features)
+
+    def encode(self, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """The bottleneck features of (B, C, K, J, I), as in Output, and the skips of the four stages before it."""
         if any(side % STRIDE for side in x.shape[2:]):
             raise ValueError(f"The network takes sides that are multiples of {STRIDE}, not {tuple(x.shape[2:])}.")
         skips = []
@@ -81,12 +89,27 @@ class VNet(nn.Module):
             x = _run(block, x)
             skips.append(x)
             x = down(x)
-        features = _run(self.encoder[-1], x)
+        return _run(self.encoder[-1], x), skips
+
+    def decode(self, features: torch.Tensor, skips: list[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """The maps of the four decoder blocks as they are made, from (B, 8 n, K/8, J/8, I/8) to (B, n, K, J, I).
+
+        Each takes a skip from the end of the list. Whoever needs the first maps only stops there, at no further cost.
+        """
         x = self.bottleneck_dropout(features)
         for up, block in zip(self.ups, self.decoder, strict=True):
             x = _run(block, up(x) + skips.pop())
-        x = self.head_dropout(x)
+            yield x
+
+    def answer(self, finest: torch.Tensor, features: torch.Tensor) -> Output:
+        """The output that follows from the last decoder map, with the bottleneck features beside it."""
+        x = self.head_dropout(finest)
         return Output(self.segmentation_head(x), torch.tanh(self.distance_head(x)), features)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of the bottleneck, then of the four decoder maps."""
+        return tuple(self.settings["n_filters"] << i for i in range(4, -1, -1))
 
 
 def _run(block: nn.Module, x: torch.Tensor) -> torch.Tensor:

@@ -22,6 +22,7 @@ def batch(unlabelled=2, progress=0.5, n_classes=2, seed=0):
         unlabelled=torch.randn(unlabelled, 1, 16, 32, 32, generator=generator) if unlabelled else torch.empty(0),
         progress=progress,
         generator=generator,
+        axial=torch.tensor([[0.0, 1.0]]).expand(2 + unlabelled, 2),
     )
 
 
@@ -53,7 +54,7 @@ def test_gradients_reach_the_student_and_never_the_teacher(name):
     m(batch())["total"].backward()
     assert has_gradient(m.student.encoder) and has_gradient(m.student.segmentation_head)
     assert has_gradient(m.student.distance_head)
-    for part in ("teacher", "teacher_head"):
+    for part in ("teacher", "teacher_head", "teacher_heads"):
         if hasattr(m, part):
             assert not has_gradient(getattr(m, part))
 

@@ -54,3 +54,20 @@ def test_bfloat16_gradients_of_a_block_agree_with_float32(slices):
         (output.float() * x).sum().backward()
         gradients.append(block[0][0].weight.grad.flatten().clone())
     assert torch.cosine_similarity(*gradients, dim=0) > 0.99
+
+
+def test_parts_of_a_pass_add_up_to_it():
+    network = VNet(n_filters=2).eval()
+    x = torch.randn(1, 1, 32, 16, 16)
+    whole = network(x)
+    features, skips = network.encode(x)
+    maps = list(network.decode(features, skips))
+    assert all(torch.equal(a, b) for a, b in zip(network.answer(maps[-1], features), whole, strict=True))
+    assert (features.shape[1], *(m.shape[1] for m in maps)) == network.widths == (32, 16, 8, 4, 2)
+    assert [m.shape[2] for m in maps] == [4, 8, 16, 32]
+
+
+def test_the_first_maps_cost_nothing_of_the_later_ones():
+    network = VNet(n_filters=2).eval()
+    network.decoder[1].register_forward_pre_hook(lambda *_: pytest.fail("not asked for"))
+    assert next(network.decode(*network.encode(torch.randn(1, 1, 16, 16, 16)))).shape[2] == 2

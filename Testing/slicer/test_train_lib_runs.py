@@ -290,6 +290,16 @@ def test_a_long_history_is_read_in_pieces_and_without_a_stall(tmp_path):
     assert count == 20001 and longest < 0.1
 
 
+def test_stages_are_told_in_words(tmp_path):
+    run = runs.Run.create(tmp_path / "run", plan())
+    log = EventLog(run.folder / "events.jsonl")
+    for iteration, stage in enumerate(("global", "local", "fine-tuning")):
+        log.write("stage", iteration=iteration, of=3, stage=stage)
+    run.poll()
+    said = [sentence for _seconds, sentence in run.messages]
+    assert len(set(said)) == 3 and all(sentence.startswith(f"From step {n} on") for n, sentence in enumerate(said))
+
+
 def test_leave_one_out_is_watched_and_compared(tmp_path):
     table = train_scenes.ballTable(labelled=2, unlabelled=1, validation=0)
     run = ballRun(tmp_path / "run", table, leave_one_out=True, iterations=40)

@@ -411,6 +411,18 @@ class TrainModuleTest(unittest.TestCase):
         self.assertTrue((folder / "checkpoint.pt").exists())
         self.assertEqual(self.ui.pauseButton.text, "Resume")
 
+    def test_every_method_is_offered(self):
+        from simcvd.training.methods import METHODS as KNOWN
+        from SimCVDTrain import METHODS
+
+        self.assertEqual(set(METHODS), set(KNOWN))
+        self.assertEqual(self.ui.methodComboBox.count, len(METHODS))
+        offered = {"action++": "ACTION++", "global_local": "Global + local", "mean_teacher": "Mean teacher"}
+        for index, method in enumerate(METHODS):
+            self.ui.methodComboBox.currentIndex = index
+            self.assertEqual(self.widget._parameters.method, method)
+            self.assertTrue(self.ui.methodComboBox.currentText.lower().startswith(offered.get(method, method).lower()))
+
     def test_several_structures_from_table_to_result(self):
         self.ui.startComboBox.currentIndex = self.ui.startComboBox.findData("")
         self.ui.spacingSpinBox.value = 2.0

@@ -305,6 +305,9 @@ class Narrator:
             f"{e['unlabelled']} unlabelled and {e['validation']} validation cases, {e['of']} iterations{so_far}."
         )
 
+    def _stage(self, e: dict) -> None:
+        self.console.say(f"From iteration {e['iteration']} on: stage {e['stage']}.")
+
     def _step(self, e: dict) -> None:
         text = f"iteration {e['iteration']} of {e['of']}, loss {e['loss']['total']:.3g}"
         self.console.progress(e["iteration"] / e["of"], text, e["seconds_left"])

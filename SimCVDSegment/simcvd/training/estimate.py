@@ -116,11 +116,8 @@ class _Probe(Trainer):
         self._prepare()
 
     def seconds_a_step(self, tell: Tell) -> float:
-        """Mean over the training: its phases differ where a method begins with the labelled cases alone."""
-        alone = min(1.0, self.method.settings.get("pretrain", 0.0))
-        if not (self.unlabelled and self.method.uses_unlabelled(1.0)):
-            alone = 1.0
-        phases = [(share, progress) for share, progress in ((alone, 0.0), (1 - alone, 0.9)) if share > 0]
+        """Mean over the training, whose phases differ in what a step has to do."""
+        phases = self._phases()
         budget = SECONDS / len(phases)
         return sum(
             share * self._pace(progress, budget, lambda f, i=i: tell((i + f) / (len(phases) + 1)))

@@ -166,9 +166,7 @@ class Trainer:
         """Fit the schedule into the minutes given, from the speed of a few steps that are then undone."""
         kept = copy.deepcopy((self.method.state_dict(), self.optimiser.state_dict()))
         self.loss_of = self.method
-        # early and late steps differ where a method pretrains
-        alone = self.config["settings"].get("pretrain", 0.0)
-        per_step = alone * self._seconds_a_step(0.0) + (1 - alone) * self._seconds_a_step(0.9)
+        per_step = sum(share * self._seconds_a_step(moment) for share, moment in self._phases())
         start = time.perf_counter()
         self._settle()
         self._validate_only()
@@ -183,6 +181,17 @@ class Trainer:
         self.config["planned"] = True
         if self.main:
             self.folder.save_config()
+
+    def _phases(self) -> list[tuple[float, float]]:
+        """Of the method; without unlabelled cases every one learns as the supervised one does, from start to end."""
+        return self.method.phases() if self._draws_unlabelled else [(1.0, 0.0)]
+
+    def _stage(self, iteration: int) -> str | None:
+        return self.method.stage(iteration / self.config["iterations"]) if self._draws_unlabelled else None
+
+    @property
+    def _draws_unlabelled(self) -> bool:
+        return bool(self.unlabelled and self.config["batch"][1])
 
     def _seconds_a_step(self, progress: float) -> float:
         seconds = []
@@ -215,7 +224,11 @@ class Trainer:
             if self.iteration == 0 and self.method.guesses_due(0, of):
                 self._guess()
             coming = drawer.submit(self._crops, self.iteration)
+            stage = None
             while self.iteration < of and not self._ended:
+                if self._stage(self.iteration) != stage:
+                    stage = self._stage(self.iteration)
+                    self._say("stage", iteration=self.iteration, of=of, stage=stage)
                 crops = coming.result()
                 coming = drawer.submit(self._crops, self.iteration + 1)
                 terms = self._step(crops)
@@ -259,12 +272,13 @@ class Trainer:
 
     def _crops(self, iteration: int) -> tuple[list[Crop], list[Crop]]:
         drawn = []
+        aligned = self._draws_unlabelled and self.method.aligned(iteration / self.config["iterations"])
         for stream, count in enumerate(self.config["batch"]):
             size = count // distributed.world_size()
             cases = self.sampler.streams[stream]
             first = size * distributed.rank()
             wanted = cases and (stream == 0 or self.method.uses_unlabelled(iteration / self.config["iterations"]))
-            drawn.append(self.sampler.draw(stream, iteration, count, first, size) if wanted else [])
+            drawn.append(self.sampler.draw(stream, iteration, count, first, size, aligned) if wanted else [])
         return tuple(drawn)
 
     def _batch(self, crops: tuple[list[Crop], list[Crop]]) -> Batch:
@@ -282,6 +296,7 @@ class Trainer:
             generator=generator,
             guess=torch.stack([c.label for c in crops[1]]).to(self.device) if crops[1] else None,
             iteration=self.iteration,
+            axial=torch.tensor([c.axial for part in crops for c in part], device=self.device),
         )
 
     def _settle(self) -> None:
@@ -341,13 +356,14 @@ class Trainer:
                 f"The loss is no longer a number ({', '.join(bad)}) at iteration {self.iteration}; "
                 f"{self._kept()} and go on with a lower learning rate."
             )
-        of = self.config["iterations"]
+        of, stage = self.config["iterations"], self._stage(self.iteration - 1)
         rounded = {name: float(f"{value:.5g}") for name, value in loss.items()}
         rate = self.optimiser.param_groups[0]["lr"]
         self._say(
             "step",
             iteration=self.iteration,
             of=of,
+            **({"stage": stage} if stage else {}),
             loss=rounded,
             learning_rate=rate,
             seconds=round(pace, 4),

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .distributed import gathered, rank, total
+from .heads import mlp
 
 
 def dice_loss(probability: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
@@ -56,13 +57,77 @@ def info_nce(a: torch.Tensor, b: torch.Tensor, temperature: float) -> torch.Tens
         a, b: (B, D), unit rows.
         temperature: tau.
     """
-    a, b = a.float(), b.float()
-    start = rank() * len(a)
-    target = torch.arange(start, start + len(a), device=a.device)
-    with torch.autocast(a.device.type, enabled=False):
-        forth = F.cross_entropy(a @ gathered(b).T / temperature, target)
-        back = F.cross_entropy(b @ gathered(a).T / temperature, target)
-    return forth + back
+    all_a, all_b = gathered(a), gathered(b)
+    same = torch.zeros(len(a), len(all_b), dtype=torch.bool, device=a.device)
+    same.diagonal(rank() * len(a)).fill_(True)
+    return contrast(a, all_b, same, ~same, temperature) + contrast(b, all_a, same, ~same, temperature)
+
+
+def contrast(
+    anchors: torch.Tensor, others: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """Mean over anchors, and over the positives p of each, of -log e^{a p / t} / (e^{a p / t} + sum_n e^{a n / t}).
+
+    n runs over the anchor's negatives; the other positives of an anchor are neither in the sum nor pushed away. N equal
+    negatives as near as the positive give ln(1 + N). An anchor without a positive counts 0.
+
+    Args:
+        anchors, others: (A, D) and (B, D), unit rows.
+        positive, negative: (A, B) bool: which of the others is what to each anchor.
+        temperature: t.
+    """
+    with torch.autocast(anchors.device.type, enabled=False):
+        similarity = anchors.float() @ others.float().T / temperature
+    # not -inf: an anchor without negatives shall have a gradient
+    away = similarity.masked_fill(~negative, -1e9).logsumexp(1, keepdim=True)
+    each = (F.softplus(away - similarity) * positive).sum(1) / positive.sum(1).clamp_min(1)
+    return each.mean()
+
+
+def soft_label_distillation(
+    student: torch.Tensor, teacher: torch.Tensor, anchors: torch.Tensor, tau_student: float, tau_teacher: float
+) -> torch.Tensor:
+    """KL(p_t || p_s), p = softmax over the anchors of vector . anchor / tau (ACTION): no anchor is simply a negative.
+
+    Mean over crops and locations; 0 when both are equally near to all anchors, or there is no anchor yet.
+
+    Args:
+        student, teacher: (B, L, D), unit vectors of L locations.
+        anchors: (A, L, D); each location has anchors of its own.
+    """
+    anchors = anchors.view(len(anchors), *student.shape[1:])  # an empty memory doesn't know its shape
+    with torch.autocast(student.device.type, enabled=False):
+        taught, learned = (
+            F.log_softmax(torch.einsum("bld,ald->bla", vectors.float(), anchors) / tau, 2)
+            for vectors, tau in ((teacher, tau_teacher), (student, tau_student))
+        )
+    return F.kl_div(learned, taught, reduction="sum", log_target=True) / (student.shape[0] * student.shape[1])
+
+
+def centred_contrast(
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    positive: torch.Tensor,
+    centres: torch.Tensor,
+    centre_weight: float,
+    temperature: float,
+) -> torch.Tensor:
+    """Supervised contrast with class centres (L_aaco of ACTION++), mean over queries and over the positives of each.
+
+    -log e^{q k / t} / Z - centre_weight * log e^{q v / t} / Z, Z = sum over all keys of e^{q k / t}. With N keys and a
+    centre all equally near it is (1 + centre_weight) ln N.
+
+    Args:
+        queries: (Q, D), unit rows; keys: (N, D), at least one.
+        positive: (Q, N) bool, keys of the query's class.
+        centres: (Q, D), v of each query's class.
+    """
+    with torch.autocast(queries.device.type, enabled=False):
+        similarity = queries.float() @ keys.float().T / temperature
+        to_centre = (queries.float() * centres).sum(1) / temperature
+    all_of_them = similarity.logsumexp(1)
+    near = ((all_of_them[:, None] - similarity) * positive).sum(1) / positive.sum(1).clamp_min(1)
+    return (near + centre_weight * (all_of_them - to_centre)).mean()
 
 
 def pairwise_distillation(student: torch.Tensor, teacher: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
@@ -105,13 +170,7 @@ class ProjectionHead(nn.Module):
         super().__init__()
         self.dropout = nn.AlphaDropout(dropout)
         self.pool = {"avg": nn.AdaptiveAvgPool2d, "max": nn.AdaptiveMaxPool2d}[pool](pool_size)
-        self.mlp = nn.Sequential(
-            nn.Linear(pool_size * pool_size, hidden),
-            nn.ReLU(inplace=True),
-            nn.Linear(hidden, hidden),
-            nn.ReLU(inplace=True),
-            nn.Linear(hidden, width),
-        )
+        self.mlp = mlp(pool_size * pool_size, hidden, hidden, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, K, J, I) -> (B * K, width), rows of unit length in the order volume, slice."""

@@ -36,6 +36,14 @@ _SHORT_TEACHER = {
     "deploy": "teacher",
 }
 
+# Half of the steps come before the teacher's answers count, as above; most of them learn from labels.
+_SHORT_ACTION = {
+    "global_share": 0.1,
+    "local_share": 0.4,
+    "teacher_dropout": False,
+    "deploy": "teacher",
+}
+
 # For an hour or so on a computer without a GPU: see Testing/benchmarks for what each change is worth.
 SHORT = {
     "iterations": 4000,
@@ -55,6 +63,10 @@ SHORT = {
     },
     "settings": {
         "mean_teacher": _SHORT_TEACHER,
+        # its steps before fine-tuning learn nothing from labels, and the first ones take twice as long
+        "global_local": {"global_share": 0.15, "local_share": 0.1},
+        "action": _SHORT_ACTION,
+        "action++": _SHORT_ACTION,
         "simcvd": {
             **_SHORT_TEACHER,
             "pseudo": 0.5,

@@ -26,10 +26,14 @@ class TrainingCase:
 
 @dataclass
 class Crop:
-    """image (K, J, I) float32 and label (K, J, I) uint8 (zeros where there is none)."""
+    """image (K, J, I) float32 and label (K, J, I) uint8 (zeros where there is none).
+
+    axial: where the crop begins and ends along K, as shares of the scan's height; outside [0, 1] where it was padded.
+    """
 
     image: torch.Tensor
     label: torch.Tensor
+    axial: tuple[float, float]
 
 
 class TwoStreamSampler:
@@ -68,20 +72,31 @@ class TwoStreamSampler:
             "none": random_crop,
         }[augmentation]
 
-    def draw(self, stream: int, iteration: int, count: int, first: int = 0, size: int | None = None) -> list[Crop]:
+    def draw(
+        self,
+        stream: int,
+        iteration: int,
+        count: int,
+        first: int = 0,
+        size: int | None = None,
+        aligned: bool = False,
+    ) -> list[Crop]:
         """`size` crops (from place `first` on) of the `count` that iteration `iteration` takes from a stream.
 
-        stream is 0 for labelled, 1 for unlabelled cases.
+        stream is 0 for labelled, 1 for unlabelled cases. aligned: crops of both streams as they lie in their scans, not
+        augmented, all from the same place (as a share of the scan's sides), so that they show the same things.
         """
         size = count if size is None else size
-        return [self._crop(stream, iteration, count, place) for place in range(first, first + size)]
+        return [self._crop(stream, iteration, count, place, aligned) for place in range(first, first + size)]
 
-    def _crop(self, stream: int, iteration: int, count: int, place: int) -> Crop:
+    def _crop(self, stream: int, iteration: int, count: int, place: int, aligned: bool) -> Crop:
         cases = self.streams[stream]
         epoch, position = divmod(iteration * count + place, len(cases))
         order = np.random.default_rng((self.seed, stream, epoch)).permutation(len(cases))
         case = cases[order[position]]
         rng = np.random.default_rng((self.seed, 2 + stream, iteration, place))
+        if aligned:
+            return random_crop(case, self.patch, rng, np.random.default_rng((self.seed, 5, iteration)).random(3))
         where = np.random.default_rng((self.seed, 4, iteration, place)).random(3) if self.same_place else None
         return self._cut(case, self.patch, rng, where)
 
@@ -103,7 +118,9 @@ def random_crop(
         label = np.pad(label, pads)
     start = [int(w * (n - p + 1)) for w, n, p in zip(where, image.shape, patch, strict=True)]
     box = tuple(slice(s, s + p) for s, p in zip(start, patch, strict=True))
-    return Crop(torch.from_numpy(image[box].astype(np.float32)), torch.from_numpy(label[box].copy()))
+    lowest, height = start[0] - pads[0][0], case.image.shape[0]
+    axial = (lowest / height, (lowest + patch[0]) / height)
+    return Crop(torch.from_numpy(image[box].astype(np.float32)), torch.from_numpy(label[box].copy()), axial)
 
 
 def turned_crop(
@@ -117,7 +134,8 @@ def turned_crop(
     square = patch[1] == patch[2]
     turns = int(rng.integers(0, 4)) if square else 2 * int(rng.integers(0, 2))
     axis = int(rng.integers(1, 3))
-    return Crop(*(torch.rot90(x, turns, (1, 2)).flip(axis).contiguous() for x in (crop.image, crop.label)))
+    image, label = (torch.rot90(x, turns, (1, 2)).flip(axis).contiguous() for x in (crop.image, crop.label))
+    return Crop(image, label, crop.axial)
 
 
 def warped_crop(
@@ -144,7 +162,8 @@ def warped_crop(
         whole = torch.from_numpy(case.label)
         shares = [_read((whole == v).float(), grid, "zeros") for v in range(1, int(whole.max()) + 1)]
         label = torch.stack([torch.ones(tuple(patch)) - sum(shares), *shares]).argmax(0).to(torch.uint8)
-    return Crop(_random_intensity(image, rng), label)
+    middle, half = centre[0] / sides[0], matrix[0, 0] * patch[0] / sides[0] / 2
+    return Crop(_random_intensity(image, rng), label, (float(middle - half), float(middle + half)))
 
 
 def disturbed_crop(
@@ -168,7 +187,7 @@ def disturbed_crop(
         image = image + torch.from_numpy(noise.astype(np.float32))
     if rng.random() < 0.2:
         _empty(image, label, rng)
-    return Crop(image, label)
+    return Crop(image, label, crop.axial)
 
 
 def _bias_field(patch: Sequence[int], rng: np.random.Generator) -> torch.Tensor:

@@ -182,7 +182,7 @@ def _grid(config: dict, spacing: Sequence[float] | None, n_classes: int, wishes:
 def _check_batch(config: dict, has_unlabelled: bool) -> None:
     """Raise TrainingError for a batch that the method or batch norm can't take."""
     labelled, unlabelled = config["batch"]
-    mixes = config["settings"].get("pseudo") and config["settings"]["mix"]
+    mixes = config["settings"].get("pseudo") and config["settings"].get("mix")
     if has_unlabelled and mixes and labelled != unlabelled:
         raise TrainingError("Mixing pairs crops: give as many labelled as unlabelled ones with --batch, such as 2,2.")
     crops = (

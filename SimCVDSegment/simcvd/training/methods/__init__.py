@@ -10,12 +10,17 @@ from __future__ import annotations
 
 from torch import nn
 
+from .action import Action
+from .action_plus import ActionPlus
 from .base import Batch, Method, MethodError
+from .global_local import GlobalLocal
 from .mean_teacher import MeanTeacher
 from .simcvd import SimCVD
 from .supervised import Supervised
 
-METHODS: dict[str, type[Method]] = {m.name: m for m in (Supervised, MeanTeacher, SimCVD)}
+METHODS: dict[str, type[Method]] = {
+    m.name: m for m in (Supervised, MeanTeacher, SimCVD, GlobalLocal, Action, ActionPlus)
+}
 
 __all__ = ["METHODS", "Batch", "Method", "MethodError", "make_method", "make_method_settings"]
 

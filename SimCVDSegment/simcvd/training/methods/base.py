@@ -27,6 +27,7 @@ class Batch:
     progress: t / t_max in [0, 1]; generator: for noise, seeded anew for every iteration.
     guess: (U, K, J, I) uint8, what the teacher last found in the whole unlabelled scans, for methods that ask for it.
     iteration: t.
+    axial: (B + U, 2), where each crop (labelled ones first) begins and ends along K, in shares of its scan's height.
     """
 
     labelled: torch.Tensor
@@ -36,6 +37,7 @@ class Batch:
     generator: torch.Generator
     guess: torch.Tensor | None = None
     iteration: int = 0
+    axial: torch.Tensor | None = None
 
 
 class Method(nn.Module):
@@ -67,6 +69,18 @@ class Method(nn.Module):
     def uses_unlabelled(self, progress: float) -> bool:
         """Whether unlabelled crops are wanted at this moment of the training."""
         return False
+
+    def aligned(self, progress: float) -> bool:
+        """Whether crops are wanted as they lie in their scans, all from the same place, at this moment."""
+        return False
+
+    def stage(self, progress: float) -> str | None:
+        """The name of the training's stage at this moment, for a method that has several."""
+        return None
+
+    def phases(self) -> list[tuple[float, float]]:
+        """Shares of the training that differ in the work of a step, each with a moment within it, in [0, 1]."""
+        return [(1.0, 0.9)]
 
     def guesses_due(self, iteration: int, iterations: int) -> bool:
         """Whether the unlabelled scans are to be labelled anew, whole, before this iteration."""

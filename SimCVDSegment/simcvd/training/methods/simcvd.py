@@ -11,7 +11,7 @@ from torch import nn
 
 from ...network import Output
 from ..copy_paste import labelled_places, mixed, pseudo_labels
-from ..ema import decay_at, make_teacher, update_teacher
+from ..ema import make_teacher
 from ..losses import ProjectionHead, info_nce, pairwise_distillation
 from .base import Batch, MethodError
 from .mean_teacher import MeanTeacher
@@ -115,7 +115,7 @@ class SimCVD(MeanTeacher):
         """Move the teacher and its head towards the student and its head."""
         super().after_step(updates)
         if self.settings["lambda"]:
-            update_teacher(self.teacher_head, self.student_head, decay_at(updates - 1, self.settings["ema_decay"]))
+            self.follow(self.teacher_head, self.student_head, updates)
 
     def weights(self, progress: float) -> dict[str, float]:
         """Weight of each unsupervised term at this moment of the training."""

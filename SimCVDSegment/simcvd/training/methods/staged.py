@@ -1,0 +1,87 @@
+"""Training in three stages: the encoder learns what crops are like, the decoder what places are like, both labels."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import ClassVar
+
+import torch
+
+from .base import Batch, MethodError
+from .supervised import Supervised
+
+GLOBAL, LOCAL, FINE_TUNING = STAGES = ("global", "local", "fine-tuning")
+
+
+class Staged(Supervised):
+    """Stages as shares of the training, so that they fit any budget; they follow from the iteration, as all else.
+
+    Settings: global_share and local_share (of the training); fine-tuning has the rest. 0 leaves a stage out.
+    tau: temperature of the contrast. zoom: least share of a crop's sides that a view of stage global shows; intensity:
+    the views' change of contrast and brightness.
+    """
+
+    defaults: ClassVar[dict] = {
+        **Supervised.defaults,
+        "global_share": 0.25,
+        "local_share": 0.25,
+        "tau": 0.1,
+        "zoom": 0.8,
+        "intensity": 0.3,
+    }
+    counts: ClassVar[tuple[str, ...]] = ()  # settings that are whole numbers from 1 on
+    divisors: ClassVar[tuple[str, ...]] = ("tau",)  # settings that can't be 0
+
+    @classmethod
+    def checked(cls, settings: dict) -> dict:
+        """As of every method; stages that leave nothing for the labels, and parts of things, are refused too."""
+        s = super().checked(settings)
+        if s["global_share"] + s["local_share"] >= 1:
+            raise MethodError("Settings global_share and local_share leave nothing for fine-tuning; keep them below 1.")
+        for key in cls.counts:
+            if s[key] != int(s[key]) or s[key] < 1:
+                raise MethodError(f"Setting {key} is a whole number from 1 on, not {s[key]!r}.")
+        for key in cls.divisors:
+            if not s[key]:
+                raise MethodError(f"Setting {key} is a temperature: a number above 0.")
+        if not 0 < s["zoom"] <= 1:
+            raise MethodError(f"Setting zoom is a share above 0 and up to 1, not {s['zoom']!r}.")
+        return {**s, **{key: int(s[key]) for key in cls.counts}}
+
+    def stage(self, progress: float) -> str:
+        """One of STAGES."""
+        ends = self._ends()
+        return GLOBAL if progress < ends[0] else LOCAL if progress < ends[1] else FINE_TUNING
+
+    def phases(self) -> list[tuple[float, float]]:
+        """The stages that there are, with the middle of each."""
+        ends = (0.0, *self._ends(), 1.0)
+        return [(end - start, (start + end) / 2) for start, end in pairwise(ends) if end > start]
+
+    def uses_unlabelled(self, progress: float) -> bool:
+        """In every stage, unless a method says otherwise."""
+        return True
+
+    def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """The terms of the stage; without unlabelled crops, those of supervised training."""
+        if not len(batch.unlabelled):
+            return super().forward(batch)
+        terms_of = {GLOBAL: self.global_terms, LOCAL: self.local_terms, FINE_TUNING: self.fine_tuning_terms}
+        return terms_of[self.stage(batch.progress)](batch)
+
+    def global_terms(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Terms of the first stage, "total" among them."""
+        raise NotImplementedError
+
+    def local_terms(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Terms of the second stage."""
+        raise NotImplementedError
+
+    def fine_tuning_terms(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Terms of the last stage."""
+        raise NotImplementedError
+
+    def _ends(self) -> tuple[float, float]:
+        """Of the first two stages, in [0, 1)."""
+        first = self.settings["global_share"]
+        return first, first + self.settings["local_share"]
