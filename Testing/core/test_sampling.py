@@ -37,52 +37,6 @@ def test_draws_follow_from_seed_iteration_and_place(augmentation):
     assert torch.equal(share[0].image, first[1].image)
 
 
-def test_streams_meet_at_the_same_place_where_asked():
-    ramp = np.broadcast_to(np.arange(64, dtype=np.float16)[:, None, None], (64, 16, 16))
-    twice = np.repeat(ramp, 2, axis=0)  # twice as long, the same things at the same shares of the sides
-    streams = [TrainingCase("a", ramp, None)], [TrainingCase("b", twice, None)]
-
-    def middles(same_place):
-        sampler = TwoStreamSampler(*streams, (16, 16, 16), 0, "none", same_place)
-        return np.array(
-            [[sampler.draw(s, t, 2)[n].image.mean().item() for t in range(20) for n in range(2)] for s in (0, 1)]
-        )
-
-    together, apart = (np.abs(np.subtract(*middles(same))) for same in (True, False))
-    assert together.max() < 5 < apart.max()
-    assert np.ptp(middles(True)[0]) > 30
-
-
-@pytest.mark.parametrize("augmentation", AUGMENTATIONS)
-def test_aligned_crops_show_the_same_place_as_it_lies(augmentation):
-    ramp = np.broadcast_to(np.arange(64, dtype=np.float16)[:, None, None], (64, 20, 24))
-    twice = np.repeat(ramp, 2, axis=0)
-    sampler = TwoStreamSampler(
-        [TrainingCase("a", ramp, None)] * 2, [TrainingCase("b", twice, None)] * 2, (16, 16, 16), 0, augmentation
-    )
-    for t in range(5):
-        a, b, c, d = (crop for stream in (0, 1) for crop in sampler.draw(stream, t, 2, aligned=True))
-        assert torch.equal(a.image, b.image) and torch.equal(c.image, d.image)
-        assert torch.equal(a.image[:, 0, 0], torch.arange(16) + a.image[0, 0, 0])
-        assert a.axial == (a.image[0, 0, 0] / 64, (a.image[0, 0, 0] + 16) / 64)
-        assert abs(sum(a.axial) / 2 - sum(c.axial) / 2) < 0.07
-
-
-@pytest.mark.parametrize("cut", [random_crop, turned_crop, warped_crop])
-def test_crops_say_where_they_begin_and_end_along_the_axis(cut):
-    ramp = np.broadcast_to(np.linspace(0, 1, 64, dtype=np.float32)[:, None, None], (64, 16, 16))
-    places = []
-    for seed in range(10):
-        crop = cut(TrainingCase("a", ramp, None), (16, 16, 16), np.random.default_rng(seed))
-        places.append((crop.axial[0] + crop.axial[1]) / 2)
-        assert 0.15 < crop.axial[1] - crop.axial[0] < 0.4
-        if cut is not warped_crop:  # which changes what the ramp is in
-            assert crop.image.mean().item() == pytest.approx(places[-1], abs=0.02)
-    assert max(places) - min(places) > 0.3
-    padded = random_crop(case((8, 16, 16)), (16, 16, 16), np.random.default_rng(0))
-    assert padded.axial == (-0.5, 1.5)
-
-
 def test_every_labelled_case_comes_once_an_epoch():
     sampler = TwoStreamSampler(marked_cases(6), [], (16, 16, 16), 0, "none")
     for epoch in range(3):

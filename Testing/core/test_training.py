@@ -133,6 +133,16 @@ def test_resume_keeps_what_the_teacher_found_in_the_unlabelled_scans(tmp_path):
     assert_same_weights(weights(tmp_path / "unbroken"), weights(broken.path))
 
 
+def test_half_the_crops_are_drawn_once_unlabelled_ones_join(tmp_path):
+    settings = {"pretrain": 0.5, "pseudo": 1.0, "mix": False, "halve": True, "guess_every": 0.5}
+    run = small_run(tmp_path / "run", iterations=4, settings=settings)
+    trainer, drawn = Trainer(run), []
+    draw = trainer._batch
+    trainer._batch = lambda crops: drawn.append([len(part) for part in crops]) or draw(crops)
+    trainer.run()
+    assert drawn == [[2, 0], [2, 0], [1, 1], [1, 1]]
+
+
 def test_a_scan_in_which_nothing_is_found_teaches_nothing(tmp_path, monkeypatch):
     run = small_run(tmp_path / "run", iterations=4, settings={"pseudo": 0.5, "guess_every": 0.5})
     trainer = Trainer(run)

@@ -153,14 +153,7 @@ class Trainer:
             prepared = load_prepared(self.folder.path / case["prepared"])
             roles[case["role"]].append(TrainingCase(case["id"], prepared["image"], prepared.get("label")))
         self.labelled, self.unlabelled, self.validation = roles.values()
-        self.sampler = TwoStreamSampler(
-            self.labelled,
-            self.unlabelled,
-            c["patch"],
-            c["seed"],
-            c["augmentation"],
-            same_place=c["settings"].get("mix", False) and c["settings"].get("pseudo", 0) > 0,
-        )
+        self.sampler = TwoStreamSampler(self.labelled, self.unlabelled, c["patch"], c["seed"], c["augmentation"])
 
     def _plan(self) -> None:
         """Fit the schedule into the minutes given, from the speed of a few steps that are then undone."""
@@ -274,7 +267,8 @@ class Trainer:
         drawn = []
         aligned = self._draws_unlabelled and self.method.aligned(iteration / self.config["iterations"])
         for stream, count in enumerate(self.config["batch"]):
-            size = count // distributed.world_size()
+            share = self.method.share_of_batch(iteration / self.config["iterations"])
+            size = max(1, int(count // distributed.world_size() * share)) if count else 0
             cases = self.sampler.streams[stream]
             first = size * distributed.rank()
             wanted = cases and (stream == 0 or self.method.uses_unlabelled(iteration / self.config["iterations"]))

@@ -46,8 +46,6 @@ class TwoStreamSampler:
         augmentation: "published" (quarter turns in the axial plane, one flip), "strong" (small rotations, scaling and
             intensity changes, no flips: what a scanner and a patient can do), "robust" (strong, and what other
             scanners, fields of view and margins do), or "none".
-        same_place: crop n of each stream comes from the same place, as a share of its scan's sides, so that crops
-            mixed of both still show each organ where it belongs.
     """
 
     def __init__(
@@ -57,14 +55,12 @@ class TwoStreamSampler:
         patch: Sequence[int],
         seed: int,
         augmentation: str = "published",
-        same_place: bool = False,
     ):
         if augmentation not in AUGMENTATIONS:
             raise ValueError(f"augmentation is one of {', '.join(AUGMENTATIONS)}, not {augmentation!r}.")
         self.streams = (list(labelled), list(unlabelled))
         self.patch = tuple(patch)
         self.seed = seed
-        self.same_place = same_place
         self._cut = {
             "published": turned_crop,
             "strong": warped_crop,
@@ -96,9 +92,8 @@ class TwoStreamSampler:
         case = cases[order[position]]
         rng = np.random.default_rng((self.seed, 2 + stream, iteration, place))
         if aligned:
-            return random_crop(case, self.patch, rng, np.random.default_rng((self.seed, 5, iteration)).random(3))
-        where = np.random.default_rng((self.seed, 4, iteration, place)).random(3) if self.same_place else None
-        return self._cut(case, self.patch, rng, where)
+            return random_crop(case, self.patch, rng, np.random.default_rng((self.seed, 4, iteration, 0)).random(3))
+        return self._cut(case, self.patch, rng)
 
 
 def random_crop(
@@ -123,14 +118,12 @@ def random_crop(
     return Crop(torch.from_numpy(image[box].astype(np.float32)), torch.from_numpy(label[box].copy()), axial)
 
 
-def turned_crop(
-    case: TrainingCase, patch: Sequence[int], rng: np.random.Generator, where: Sequence[float] | None = None
-) -> Crop:
+def turned_crop(case: TrainingCase, patch: Sequence[int], rng: np.random.Generator) -> Crop:
     """A random crop, turned by quarters in the axial plane (halves where not square), then flipped along I or J.
 
     This is UA-MT's augmentation, which SimCVD trains with.
     """
-    crop = random_crop(case, patch, rng, where)
+    crop = random_crop(case, patch, rng)
     square = patch[1] == patch[2]
     turns = int(rng.integers(0, 4)) if square else 2 * int(rng.integers(0, 2))
     axis = int(rng.integers(1, 3))
@@ -138,9 +131,7 @@ def turned_crop(
     return Crop(image, label, crop.axial)
 
 
-def warped_crop(
-    case: TrainingCase, patch: Sequence[int], rng: np.random.Generator, where: Sequence[float] | None = None
-) -> Crop:
+def warped_crop(case: TrainingCase, patch: Sequence[int], rng: np.random.Generator) -> Crop:
     """A crop seen through a small rotation (15 degrees at most about each axis), scaling (0.75 to 1.35) and contrast.
 
     These are the changes that patients and scanners make; the crop is read straight from the whole volume, so that
@@ -148,8 +139,7 @@ def warped_crop(
     """
     sides = np.asarray(case.image.shape, float)
     free = np.maximum(sides - patch, 0)
-    where = rng.random(3) if where is None else np.asarray(where)
-    centre = np.where(free > 0, where * free + np.asarray(patch) / 2, sides / 2)
+    centre = np.where(free > 0, rng.random(3) * free + np.asarray(patch) / 2, sides / 2)
     matrix = _random_matrix(rng)
     # grid_sample wants axes in the order I, J, K and lengths as shares of the sides
     theta = np.zeros((3, 4), np.float32)
@@ -166,14 +156,12 @@ def warped_crop(
     return Crop(_random_intensity(image, rng), label, (float(middle - half), float(middle + half)))
 
 
-def disturbed_crop(
-    case: TrainingCase, patch: Sequence[int], rng: np.random.Generator, where: Sequence[float] | None = None
-) -> Crop:
+def disturbed_crop(case: TrainingCase, patch: Sequence[int], rng: np.random.Generator) -> Crop:
     """A warped crop as other scanners and other fields of view would show it; most crops get one or two changes.
 
     Normalisation is over the scan, so what else is in the field moves and stretches all intensities.
     """
-    crop = warped_crop(case, patch, rng, where)
+    crop = warped_crop(case, patch, rng)
     image, label = crop.image, crop.label
     if rng.random() < 0.5:
         image = image * float(np.exp(rng.uniform(-0.5, 0.5))) + float(rng.uniform(-0.6, 0.6))

@@ -74,6 +74,10 @@ class Method(nn.Module):
         """Whether crops are wanted as they lie in their scans, all from the same place, at this moment."""
         return False
 
+    def share_of_batch(self, progress: float) -> float:
+        """How much of the batch's crops are wanted at this moment of the training; one of each stream is the least."""
+        return 1.0
+
     def stage(self, progress: float) -> str | None:
         """The name of the training's stage at this moment, for a method that has several."""
         return None

@@ -32,6 +32,7 @@ class SimCVD(MeanTeacher):
         pseudo: weight of the teacher's answers as labels of the unlabelled crops; 0 is the published method.
             pseudo_threshold: confidence that counts; pseudo_largest: only the largest part of each class is believed.
         mix: with pseudo, crops mixed of labelled and unlabelled ones (copy-paste) take the place of both.
+        halve: from the end of pretraining on half of the batch's crops are taken, so that a step costs as before.
         guess_every: with pseudo, the teacher labels the unlabelled scans whole, each time this share of the
             training has passed since pretraining; 0: it labels each crop as it is drawn, which costs a pass a step.
         terms_every: with guess_every, contrast, distillation and consistency join every so many steps.
@@ -59,6 +60,7 @@ class SimCVD(MeanTeacher):
         "pseudo_threshold": 0.0,
         "pseudo_largest": False,
         "mix": True,
+        "halve": False,
         "guess_every": 0.0,
         "terms_every": 1,
     }
@@ -87,6 +89,10 @@ class SimCVD(MeanTeacher):
         if s["terms_every"] != int(s["terms_every"]) or s["terms_every"] < 1:
             raise MethodError(f"Setting terms_every is a whole number from 1 on, not {s['terms_every']!r}.")
         return s
+
+    def share_of_batch(self, progress: float) -> float:
+        """Half, where that is wanted, once unlabelled crops join."""
+        return 0.5 if self.settings["halve"] and self.uses_unlabelled(progress) else 1.0
 
     def guesses_due(self, iteration: int, iterations: int) -> bool:
         """At the end of pretraining, and whenever another `guess_every` of the training has passed."""
