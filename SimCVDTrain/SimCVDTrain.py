@@ -46,7 +46,7 @@ MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 RUNS_FOLDER = "SimCVD/runsFolder"  # setting: where the user wants new runs
 # what else a run takes: settings that are neither the method's nor the optimizer's
 RUN_SETTINGS = ("iterations", "batch", "augmentation", "patch", "precision", "threads", "validate_percent")
-RUN_SETTINGS += ("checkpoint_seconds", "network", "minutes")
+RUN_SETTINGS += ("checkpoint_seconds", "network", "minutes", "settle_batch_norm", "normalisation")
 
 
 class SimCVDTrain(ScriptedLoadableModule):

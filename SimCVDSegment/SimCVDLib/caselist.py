@@ -175,6 +175,8 @@ class CaseList:
         if picture is LATER:
             self._elsewhere.add(identifier)
             picture = None
+        else:  # also a case that was loaded meanwhile: nobody will look at its files for it
+            self._elsewhere.discard(identifier)
         item = next(item for item in self._items() if item.data(0, ID) == identifier)
         self._write(item, row)
         self._shown = self._said()

@@ -79,7 +79,9 @@ class FileLooks:
         *lines, self._out = self._out.split(b"\n")
         for line in lines:
             with contextlib.suppress(ValueError):  # a library may print something too
-                self._answer(json.loads(line.decode("utf-8", "replace")))
+                answer = json.loads(line.decode("utf-8", "replace"))
+                if isinstance(answer, dict):
+                    self._answer(answer)
 
     def _onProcessError(self, error):
         if error == qt.QProcess.FailedToStart:  # then there is no signal `finished`

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from .errors import SimCVDError
@@ -35,6 +37,17 @@ def choose_device(name: str = "auto") -> str:
     if kind not in there or not (number.isdecimal() or ":" not in name) or not there[kind]():
         raise DeviceError(f"There is no device {name!r} for PyTorch here; choose auto or cpu.")
     return name
+
+
+def peak_memory_mb(device: str) -> int | None:
+    """The most that this process has held: allocated by PyTorch on a GPU, else resident; None where nothing tells."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated(device) // 2**20
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return None
+    high = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(high.split()[1]) // 1024
 
 
 def choose_precision(name: str, device: str) -> torch.dtype:

@@ -11,6 +11,7 @@ import numpy as np
 from simcvd.errors import SimCVDError
 
 MAX_VOXELS = 512**3
+NORMALISATIONS = ("zscore", "zscore-filled")
 # spacings are compared at this relative precision: NIfTI keeps them as 32-bit floats
 _SPACING_TOLERANCE = 1e-5
 
@@ -222,7 +223,7 @@ def normalise(array: np.ndarray, settings: dict | None = None) -> np.ndarray:
     Raises ImageError when the image is constant.
     """
     kind = (settings or {"kind": "zscore"})["kind"]
-    if kind not in ("zscore", "zscore-filled"):
+    if kind not in NORMALISATIONS:
         raise ImageError(f"The normalisation {kind!r} is unknown to this version; use a model made for it.")
     array = array.astype(np.float32)
     empty, lowest = 0, 0.0

@@ -125,7 +125,8 @@ def figures_of(run: Run) -> tuple[dict, str]:
     last = next(iter(run.of("done")[-1:] + run.of("validation")[-1:]), {})
     if "dice" not in last:
         return {}, NOTHING
-    return last, "model's grid" if run.finished else f"model's grid, at {last['iteration']}"
+    grid = "model's grid" + ", largest part" * bool(run.config["model"].get("largest"))
+    return last, grid if run.finished else f"{grid}, at {last['iteration']}"
 
 
 def cells(run: Run, figures: Iterable[str]) -> list[str]:

@@ -143,6 +143,17 @@ def test_half_the_crops_are_drawn_once_unlabelled_ones_join(tmp_path):
     assert drawn == [[2, 0], [2, 0], [1, 1], [1, 1]]
 
 
+def test_without_unlabelled_scans_no_crop_is_spared_and_nothing_guessed(tmp_path):
+    settings = {"pretrain": 0.5, "pseudo": 1.0, "mix": False, "halve": True, "guess_every": 0.5}
+    cases = ball_cases(tmp_path / "cases", unlabelled=0)
+    run = small_run(tmp_path / "run", cases=cases, iterations=4, settings=settings)
+    trainer, drawn = Trainer(run), []
+    draw = trainer._batch
+    trainer._batch = lambda crops: drawn.append([len(part) for part in crops]) or draw(crops)
+    trainer.run()
+    assert drawn == [[2, 0]] * 4 and "guess" not in names(run.path)
+
+
 def test_a_scan_in_which_nothing_is_found_teaches_nothing(tmp_path, monkeypatch):
     run = small_run(tmp_path / "run", iterations=4, settings={"pseudo": 0.5, "guess_every": 0.5})
     trainer = Trainer(run)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from ..devices import PRECISIONS
+from ..grid import NORMALISATIONS
 from ..models import STRIDE
 from .run_folder import TrainingError
 from .sampling import AUGMENTATIONS
@@ -36,6 +37,10 @@ RUN = {
     "leave_one_out": (lambda v: isinstance(v, bool), "true or false"),
     "checkpoint_seconds": (_number, "a number of seconds"),
     "augmentation": (lambda v: v in AUGMENTATIONS, f"one of {', '.join(AUGMENTATIONS)}"),
+    "normalisation": (
+        lambda v: isinstance(v, dict) and v.get("kind") in NORMALISATIONS,
+        f"an object whose kind is one of {', '.join(NORMALISATIONS)}",
+    ),
     "precision": (lambda v: v in PRECISIONS, f"one of {', '.join(PRECISIONS)}"),
     "batch": (
         lambda v: _row(2, _whole(0))(v) and v[0] > 0,

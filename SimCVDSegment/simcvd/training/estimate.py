@@ -160,7 +160,7 @@ class _Probe(Trainer):
             compare(truth == 1, np.roll(truth, 1, axis=1) == 1, self.config["spacing"])
             each += time.perf_counter() - start
             each *= self._count("validation") / case.image.size
-        guesses, labellings = 0.0, sum(self.method.guesses_due(t, 1000) for t in range(1000)) if self.unlabelled else 0
+        guesses, labellings = 0.0, sum(self._guesses_due(t, 1000) for t in range(1000))
         if labellings:
             spare = self.unlabelled[0]
             guesses = labellings * self._seconds_to_predict(spare) * self._count("unlabelled") / spare.image.size

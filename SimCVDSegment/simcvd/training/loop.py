@@ -27,6 +27,7 @@ from . import distributed
 from .batch_norm import settle_batch_norm
 from .folds import HOW, leave_one_out
 from .methods import Batch, make_method
+from .methods.staged import FINE_TUNING
 from .optimiser import learning_rate, make_optimiser
 from .run_folder import RunFolder, TrainingError
 from .sampling import Crop, TrainingCase, TwoStreamSampler, random_crop
@@ -138,10 +139,13 @@ class Trainer:
         return self.config.get("leave_one_out", False)  # runs of earlier versions don't say
 
     def _check_share(self) -> None:
-        if any(n % distributed.world_size() for n in self.config["batch"]):
+        batch = self.config["batch"]
+        if self.config["settings"].get("halve"):
+            batch = [*batch, *(max(1, n // 2) for n in batch if n)]
+        if any(n % distributed.world_size() for n in batch):
             raise TrainingError(
-                f"A batch of {self.config['batch']} can't be shared evenly by {distributed.world_size()} processes; "
-                "start as many as divide it."
+                f"A batch of {self.config['batch']} (or half of it, with halve) can't be shared evenly by "
+                f"{distributed.world_size()} processes; start as many as divide it."
             )
         if self._leaves_out and distributed.world_size() > 1:
             raise TrainingError("Leave-one-out works in one process only; start it without torchrun.")
@@ -186,6 +190,10 @@ class Trainer:
     def _draws_unlabelled(self) -> bool:
         return bool(self.unlabelled and self.config["batch"][1])
 
+    def _guesses_due(self, iteration: int, of: int) -> bool:
+        """Whether the unlabelled scans are to be labelled anew, which serves nobody where no crop is drawn of them."""
+        return self._draws_unlabelled and self.method.guesses_due(iteration, of)
+
     def _seconds_a_step(self, progress: float) -> float:
         seconds = []
         self.iteration = int(progress * self.config["iterations"])
@@ -197,8 +205,8 @@ class Trainer:
         return statistics.mean(seconds[WARM_STEPS:])
 
     def _seconds_of_guesses(self) -> float:
-        rounds = sum(self.method.guesses_due(t, 1000) for t in range(1000))
-        if not (rounds and self.unlabelled):
+        rounds = sum(self._guesses_due(t, 1000) for t in range(1000))
+        if not rounds:
             return 0.0
         start = time.perf_counter()
         next(predict_cases(self._predictor(), self.unlabelled, self.config["patch"]))
@@ -214,7 +222,7 @@ class Trainer:
         if self.iteration == 0 and c["from_model"]:
             self._measure()  # how good the model was before
         with ThreadPoolExecutor(1) as drawer:
-            if self.iteration == 0 and self.method.guesses_due(0, of):
+            if self.iteration == 0 and self._guesses_due(0, of):
                 self._guess()
             coming = drawer.submit(self._crops, self.iteration)
             stage = None
@@ -225,7 +233,7 @@ class Trainer:
                 crops = coming.result()
                 coming = drawer.submit(self._crops, self.iteration + 1)
                 terms = self._step(crops)
-                if self.method.guesses_due(self.iteration, of) and self.iteration < of:
+                if self._guesses_due(self.iteration, of) and self.iteration < of:
                     coming.result()  # drawn with the last guesses, and so drawn again
                     self._guess()
                     coming = drawer.submit(self._crops, self.iteration)
@@ -265,13 +273,14 @@ class Trainer:
 
     def _crops(self, iteration: int) -> tuple[list[Crop], list[Crop]]:
         drawn = []
-        aligned = self._draws_unlabelled and self.method.aligned(iteration / self.config["iterations"])
+        progress = iteration / self.config["iterations"]
+        aligned = self._draws_unlabelled and self.method.aligned(progress)
+        share = self.method.share_of_batch(progress) if self._draws_unlabelled else 1.0
         for stream, count in enumerate(self.config["batch"]):
-            share = self.method.share_of_batch(iteration / self.config["iterations"])
-            size = max(1, int(count // distributed.world_size() * share)) if count else 0
+            size = max(1, int(count * share)) // distributed.world_size() if count else 0
             cases = self.sampler.streams[stream]
             first = size * distributed.rank()
-            wanted = cases and (stream == 0 or self.method.uses_unlabelled(iteration / self.config["iterations"]))
+            wanted = cases and (stream == 0 or self.method.uses_unlabelled(progress))
             drawn.append(self.sampler.draw(stream, iteration, count, first, size, aligned) if wanted else [])
         return tuple(drawn)
 
@@ -451,6 +460,8 @@ class Trainer:
             self._ended = True
             if self.main:
                 self.folder.clear_command()
+            if self._stage(self.iteration) not in (None, FINE_TUNING):
+                self._say("warning", message="The training ends before its last stage: expect little of the model.")
             self._say("finishing", iteration=self.iteration, of=self.config["iterations"])
 
     def _pause(self) -> None:
@@ -508,7 +519,8 @@ class Trainer:
             cases = len({row["case"] for row in figures["rows"]})
             card["quality"] = [{"on": f"{on}, on the model's grid", "cases": cases, **means}]
             models.save_model(self.folder.model, card, state, overwrite=True)
-        self._say("done", iteration=self.iteration, model="model", **figures)
+        memory = devices.peak_memory_mb(str(self.device))
+        self._say("done", iteration=self.iteration, model="model", peak_memory_mb=memory, **figures)
 
     def _leave_one_out(self) -> dict:
         self.optimiser = self.loss_of = self.sampler = None  # room for the folds

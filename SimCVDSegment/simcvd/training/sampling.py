@@ -179,7 +179,7 @@ def disturbed_crop(case: TrainingCase, patch: Sequence[int], rng: np.random.Gene
 
 
 def _bias_field(patch: Sequence[int], rng: np.random.Generator) -> torch.Tensor:
-    """Factors around one, within about 40 percent, from a coil's few smooth lobes."""
+    """Factors around one, half more at most, from a coil's few smooth lobes."""
     lobes = torch.from_numpy(rng.uniform(-0.4, 0.4, (1, 1, 2, 3, 3)).astype(np.float32))
     return F.interpolate(lobes, tuple(patch), mode="trilinear", align_corners=True)[0, 0].exp()
 

@@ -78,6 +78,7 @@ def create_run(
             warnings.append(f"{case.id}: The label is empty.")
     if config["patch"] is None:
         config["patch"] = default_patch([content["image"].shape for content in loaded], config["spacing"])
+    _check_slabs(config)
     _check_batch(config, any(case.role == "unlabelled" for case in cases))
     config["cases"] = [
         {"id": c.id, "role": c.role, "prepared": _relative(p, Path(path))} for c, p in zip(cases, prepared, strict=True)
@@ -188,9 +189,21 @@ def _check_batch(config: dict, has_unlabelled: bool) -> None:
     crops = (
         labelled if not has_unlabelled or config["method"] == "supervised" else min(labelled, unlabelled or labelled)
     )
+    if has_unlabelled and mixes and config["settings"].get("halve"):
+        crops = max(1, crops // 2)
     if crops * math.prod(n // STRIDE for n in config["patch"]) < 2:
         raise TrainingError(
             "One crop of 16 voxels a side is too little for batch norm; take a larger --patch or --batch."
+        )
+
+
+def _check_slabs(config: dict) -> None:
+    """Raise TrainingError for crops so flat that all their slabs lie in one part of the scan's height."""
+    settings = config["settings"]
+    if settings.get("strategy", "random") != "random" and config["patch"][0] <= settings["slab"]:
+        raise TrainingError(
+            f"Slabs of {settings['slab']} slices need crops of more slices than that; take a larger --patch, or "
+            "--strategy random."
         )
 
 

@@ -45,7 +45,7 @@ class MeanTeacher(Taught):
 
     def semi_supervised_terms(self, batch: Batch) -> dict[str, torch.Tensor]:
         """The terms once there is something to teach."""
-        labelled, student, teacher = self.three_passes(batch, batch.labelled)
+        labelled, student, teacher = self.three_passes(batch)
         terms = self.supervised_terms(labelled, batch.label)
         terms["consistency"] = self.consistency(student, teacher)
         weight = self.ramp(batch.progress) * self.settings["gamma"]
@@ -56,11 +56,11 @@ class MeanTeacher(Taught):
         start, length = self.settings["pretrain"], self.settings["ramp_length"]
         return ramp_up((progress - start) / ((1 - start) * length)) if length and start < 1 else 1.0
 
-    def three_passes(self, batch: Batch, labelled: torch.Tensor) -> tuple[Output, Output, Output]:
+    def three_passes(self, batch: Batch) -> tuple[Output, Output, Output]:
         """Student on labelled and noisy unlabelled crops in one pass, for one batch norm; then the teacher."""
         noisy = batch.unlabelled + self.noise_for(batch.unlabelled, batch.generator)
-        both = self.student(torch.cat([labelled, noisy]))
-        n = len(labelled)
+        both = self.student(torch.cat([batch.labelled, noisy]))
+        n = len(batch.labelled)
         student = Output(*(x[n:] for x in both))
         return Output(*(x[:n] for x in both)), student, self.teach(batch.generator, batch.unlabelled)
 

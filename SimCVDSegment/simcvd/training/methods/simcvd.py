@@ -32,7 +32,8 @@ class SimCVD(MeanTeacher):
         pseudo: weight of the teacher's answers as labels of the unlabelled crops; 0 is the published method.
             pseudo_threshold: confidence that counts; pseudo_largest: only the largest part of each class is believed.
         mix: with pseudo, crops mixed of labelled and unlabelled ones (copy-paste) take the place of both.
-        halve: from the end of pretraining on half of the batch's crops are taken, so that a step costs as before.
+        halve: once unlabelled crops join, half of the batch's crops of both kinds are taken, so that a step costs as
+            before.
         guess_every: with pseudo, the teacher labels the unlabelled scans whole, each time this share of the
             training has passed since pretraining; 0: it labels each crop as it is drawn, which costs a pass a step.
         terms_every: with guess_every, contrast, distillation and consistency join every so many steps.
@@ -108,7 +109,7 @@ class SimCVD(MeanTeacher):
         if self.settings["pseudo"]:
             terms = self.pseudo_labelled_terms(batch)
         else:
-            labelled, student, teacher = self.three_passes(batch, batch.labelled)
+            labelled, student, teacher = self.three_passes(batch)
             terms = self.supervised_terms(labelled, batch.label)
             terms |= self.unlabelled_terms(batch.unlabelled, student, teacher, batch.generator)
         terms["total"] = terms["supervised"]
