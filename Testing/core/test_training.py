@@ -442,7 +442,7 @@ def test_unknown_settings_are_refused_before_anything_is_made(tmp_path):
         ({"batch": [1, 1]}, "too little for batch norm"),
         ({"model": {"name": "no good name"}}, "description of the model has no usable name"),
         ({"network": {"filters": 3}}, "not filters 3"),
-        ({"augmentation": "wild"}, "one of published, strong, none"),
+        ({"augmentation": "wild"}, "one of published, strong, robust, none"),
     ],
 )
 def test_impossible_settings_are_refused_with_a_sentence(tmp_path, wishes, words):

@@ -78,7 +78,7 @@ def create_run(
             warnings.append(f"{case.id}: The label is empty.")
     if config["patch"] is None:
         config["patch"] = default_patch([content["image"].shape for content in loaded], config["spacing"])
-    _check_slabs(config)
+    warnings += _notes_on_slabs(config)
     _check_batch(config, any(case.role == "unlabelled" for case in cases))
     config["cases"] = [
         {"id": c.id, "role": c.role, "prepared": _relative(p, Path(path))} for c, p in zip(cases, prepared, strict=True)
@@ -197,14 +197,15 @@ def _check_batch(config: dict, has_unlabelled: bool) -> None:
         )
 
 
-def _check_slabs(config: dict) -> None:
-    """Raise TrainingError for crops so flat that all their slabs lie in one part of the scan's height."""
+def _notes_on_slabs(config: dict) -> list[str]:
+    """What to say of crops so flat that all their slabs lie in one part of the scan's height."""
     settings = config["settings"]
-    if settings.get("strategy", "random") != "random" and config["patch"][0] <= settings["slab"]:
-        raise TrainingError(
-            f"Slabs of {settings['slab']} slices need crops of more slices than that; take a larger --patch, or "
-            "--strategy random."
-        )
+    if settings.get("strategy", "random") == "random" or config["patch"][0] > settings["slab"]:
+        return []
+    return [
+        f"Crops of {config['patch'][0]} slices hold one slab, so stage global has nothing to tell apart; take a larger "
+        "--patch, or --strategy random."
+    ]
 
 
 def _check_folds(cases: Sequence[Case]) -> None:
