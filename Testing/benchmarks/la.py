@@ -165,7 +165,7 @@ def setting(run: Run) -> str:
         config["iterations"] = f"{run.config['minutes']} minutes"
     cases = sorted((case["role"], case["id"]) for case in run.config["cases"])
     # a run that isn't finished yet, or scored on something else, is another row
-    config["largest"] = run.config["model"].get("largest", False)
+    config["largest"] = run.config.get("model", {}).get("largest", False)
     return json.dumps([config, cases, run.finished, scores_of(run)["where"]], sort_keys=True)
 
 

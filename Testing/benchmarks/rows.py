@@ -125,7 +125,7 @@ def figures_of(run: Run) -> tuple[dict, str]:
     last = next(iter(run.of("done")[-1:] + run.of("validation")[-1:]), {})
     if "dice" not in last:
         return {}, NOTHING
-    grid = "model's grid" + ", largest part" * bool(run.config["model"].get("largest"))
+    grid = "model's grid" + ", largest part" * bool(run.config.get("model", {}).get("largest"))
     return last, grid if run.finished else f"{grid}, at {last['iteration']}"
 
 
