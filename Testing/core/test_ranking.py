@@ -16,7 +16,7 @@ def place(tmp_path_factory):
     cases = ball_cases(folder / "cases", labelled=4, unlabelled=2, validation=0)
     Trainer(small_run(folder / "run", "supervised", cases, **wishes)).run()
     (folder / "run" / "model").rename(folder / "model")
-    for name, number in (("ball", 0), ("second", 1), ("like", 4)):
+    for name, number in (("ball", 0), ("second", 1), ("third", 2), ("fourth", 3), ("like", 4)):
         (folder / f"{name}.nrrd").write_bytes((folder / "cases" / f"{number}-image.nrrd").read_bytes())
     like = read_volume(folder / "like.nrrd")
     noise = np.random.default_rng(0).normal(0, 150, like.array.shape)
@@ -30,11 +30,12 @@ def files(place, *names):
 
 def test_the_uncertain_and_the_unlike_come_first(place):
     ranker = Ranker(place / "model", "cpu")
-    ranks = list(rank_cases(ranker, files(place, "like", "noisy"), files(place, "ball", "second")))
-    like, noisy = ranks
+    labelled = files(place, "ball", "second", "third", "fourth")
+    ranks = list(rank_cases(ranker, files(place, "ball", "like", "noisy"), labelled))
+    known, like, noisy = ranks
     assert 0 <= like.uncertainty < noisy.uncertainty <= 1
-    assert 0 <= like.unlikeness < noisy.unlikeness <= 1
-    assert order(ranks) == ["noisy", "like"]
+    assert known.unlikeness < 0.01 < min(like.unlikeness, noisy.unlikeness) < 1
+    assert order(ranks) == ["noisy", "like", "ball"]
 
 
 def test_a_case_that_can_not_be_read_has_a_sentence_and_comes_last(place, tmp_path):
