@@ -16,6 +16,7 @@ from slicer.i18n import tr as _
 
 from simcvd.errors import SimCVDError
 from SimCVDLib import filelook, nodes
+from SimCVDLib.writing import writing
 
 LABELLED, UNLABELLED, VALIDATION, OUT = "labelled", "unlabelled", "validation", "out"
 ROLES = (LABELLED, UNLABELLED, VALIDATION, OUT)
@@ -531,16 +532,10 @@ class Export:
         """Begin. Raises SimCVDError when the list can't be trained from or the folder is not empty."""
         if sentence := self._table.blocking():
             raise SimCVDError(sentence)
-        try:
+        with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             if any(self.folder.iterdir()):
                 raise SimCVDError(_("{folder} is not empty; choose a new one.").format(folder=self.folder))
-        except OSError as error:
-            raise SimCVDError(
-                _("{folder} can't be written ({reason}); choose another place or make room.").format(
-                    folder=self.folder, reason=error.strerror or error
-                )
-            ) from error
         self._steps = self._write()
         self._timer.start()
 

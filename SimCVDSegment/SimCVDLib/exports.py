@@ -13,6 +13,7 @@ from simcvd.errors import SimCVDError
 from simcvd.files import atomic_path
 from simcvd.images import write_volume
 from SimCVDLib import nodes
+from SimCVDLib.writing import writing
 
 KINDS = ("seg.nrrd", "nii.gz", "stl")
 
@@ -116,14 +117,7 @@ def _writeSurfaces(segmentationNode, path):
 @contextlib.contextmanager
 def _whole(path):
     """A temporary path to write to, which becomes `path`; SimCVDError when nothing was written."""
-    try:
-        with atomic_path(path) as temporary:
-            yield temporary
-            if temporary.stat().st_size == 0:
-                raise OSError
-    except OSError as error:
-        raise SimCVDError(
-            _("{path} can't be written ({reason}); choose another place or make room.").format(
-                path=path, reason=error.strerror or _("the disk may be full")
-            )
-        ) from error
+    with writing(path), atomic_path(path) as temporary:
+        yield temporary
+        if temporary.stat().st_size == 0:
+            raise OSError(_("the disk may be full"))

@@ -16,6 +16,7 @@ from simcvd.boxes import bounding_box
 from simcvd.errors import SimCVDError
 from simcvd.grid import Geometry
 from simcvd.labels import distances
+from SimCVDLib.writing import writing
 
 NRRD_TYPES = {
     "i1": "signed char",
@@ -105,16 +106,9 @@ def writeNrrd(path, array, matrix):
     """Write an array (K, J, I) with its matrix from (i, j, k) to RAS mm as uncompressed NRRD in LPS; lossless."""
     array = np.ascontiguousarray(array)
     header = nrrdHeader(array, matrix)
-    try:
-        with open(path, "wb") as file:
-            file.write(header)
-            file.write(array.data)
-    except OSError as error:
-        raise SimCVDError(
-            _("{path} can't be written ({reason}); choose another place or make room.").format(
-                path=path, reason=error.strerror or error
-            )
-        ) from error
+    with writing(path), open(path, "wb") as file:
+        file.write(header)
+        file.write(array.data)
 
 
 def nrrdHeader(array, matrix):

@@ -12,6 +12,7 @@ from slicer.i18n import tr as _
 from simcvd.errors import SimCVDError
 from simcvd.files import atomic_path
 from simcvd.models import CARD, load_card, model_folders
+from SimCVDLib.writing import writing
 
 FIGURES = ("dice", "hd95")  # percent and mm
 
@@ -90,15 +91,8 @@ class Outcome:
         write = {".csv": self._writeCsv, ".html": self._writeHtml}.get(path.suffix.lower())
         if write is None:
             raise SimCVDError(_("{path} does not end in .csv or .html; choose one of these.").format(path=path))
-        try:
-            with atomic_path(path) as temporary:
-                write(temporary)
-        except OSError as error:
-            raise SimCVDError(
-                _("{path} can't be written ({reason}); choose another place or make room.").format(
-                    path=path, reason=error.strerror or error
-                )
-            ) from error
+        with writing(path), atomic_path(path) as temporary:
+            write(temporary)
         return path
 
     def _pair(self, before, after):

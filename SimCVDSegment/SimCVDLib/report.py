@@ -12,6 +12,7 @@ from slicer.i18n import tr as _
 
 from simcvd.errors import SimCVDError
 from SimCVDLib import jobs, nodes
+from SimCVDLib.writing import writing
 
 
 def compare(referenceNode, referenceId, segmentationNode, segmentId, volumeNode, onEvent, tableNode=None):
@@ -124,14 +125,8 @@ class Report:
         kind = path.suffix.lower().lstrip(".")
         if kind not in self._files:
             raise SimCVDError(_("{path} does not end in .csv, .html or .json; choose one of these.").format(path=path))
-        try:
+        with writing(path):
             shutil.copyfile(self._files[kind], path)
-        except OSError as error:
-            raise SimCVDError(
-                _("{path} can't be written ({reason}); choose another place or make room.").format(
-                    path=path, reason=error.strerror or error
-                )
-            ) from error
         return path
 
 

@@ -21,6 +21,7 @@ from simcvd.events import read_events
 from simcvd.files import read_json, write_json
 from simcvd.locks import is_claimed
 from SimCVDLib import jobs
+from SimCVDLib.writing import writing
 
 NEW, PREPARING, RUNNING, PAUSED = "new", "preparing", "running", "paused"
 STOPPED, DONE, FAILED, DIED, GONE = "stopped", "done", "failed", "died", "gone"
@@ -158,10 +159,8 @@ class Run:
         if _isRun(folder):
             raise SimCVDError(_("{folder} holds a training already; choose another.").format(folder=folder))
         fixed = {"cases": "source/cases.json", "temporary": "source"}
-        try:
+        with writing(folder):
             write_json(folder / "plan.json", {**fixed, **plan})
-        except OSError as error:
-            raise _notWritable(folder, error) from error
         remember(folder)
         return cls(folder)
 
@@ -561,10 +560,8 @@ class Run:
     # --- hands
 
     def _say(self, word):
-        try:
+        with writing(self.folder):
             (self.folder / "control").write_text(word, encoding="utf-8")
-        except OSError as error:
-            raise _notWritable(self.folder, error) from error
 
     def _finishedModel(self):
         if self.modelFolder is None:
@@ -667,11 +664,3 @@ def _tail(path, begin=0, length=8000):
             return file.read().decode("utf-8", "replace")
     except OSError:
         return ""
-
-
-def _notWritable(folder, error):
-    return SimCVDError(
-        _("{folder} can't be written ({reason}); choose another place or make room.").format(
-            folder=folder, reason=error.strerror or error
-        )
-    )
