@@ -28,7 +28,7 @@ from simcvd import __version__
 from simcvd.errors import SimCVDError
 from simcvd.models import find_model, load_card, model_folders
 from simcvd.training.recipes import PUBLISHED
-from SimCVDLib import caselist, caselook, cases, fitting, jobs, models, nodes, outcome, pytorch, runs
+from SimCVDLib import caseexport, caselist, caselook, cases, fitting, jobs, models, nodes, outcome, pytorch, runs
 from SimCVDLib.caselist import ROLES, CaseList, roleName
 from SimCVDLib.caseload import loadCase
 from SimCVDLib.caserank import Ranking
@@ -307,7 +307,7 @@ class SimCVDTrainWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         folder = qt.QFileDialog.getExistingDirectory(self.parent, _("Folder for the copies"))
         if folder:
             with self._showingErrors("cases"):
-                self._saving = cases.Export(self.logic.table, folder, self._onSaving)
+                self._saving = caseexport.Export(self.logic.table, folder, self._onSaving)
                 self._saving.start()
                 self._say("cases", _("Copying the scans..."))
             self.updateGui()

@@ -4,7 +4,7 @@ from slicer.i18n import tr as _
 
 from simcvd.cases import read_cases
 from SimCVDLib import jobs
-from SimCVDLib.cases import Export
+from SimCVDLib.caseexport import Export
 
 
 class Ranking:

@@ -2,7 +2,8 @@
 
 from simcvd.errors import SimCVDError
 from simcvd.models import load_card
-from SimCVDLib import cases, jobs, runs
+from SimCVDLib import jobs, runs
+from SimCVDLib.caseexport import Export
 
 
 class Start:
@@ -21,7 +22,7 @@ class Start:
         self.finished, self.error, self.run, self.names = False, None, None, {}
         self._plan, self._onChange = plan, onChange
         model = plan["wishes"].get("from_model")
-        self._export = cases.Export(table, self.folder / "source", self._onExport, load_card(model) if model else None)
+        self._export = Export(table, self.folder / "source", self._onExport, load_card(model) if model else None)
 
     @property
     def fraction(self):

@@ -16,7 +16,7 @@ from simcvd.cases import Case, check_cases, count_classes, prepare_cases, read_c
 from simcvd.errors import SimCVDError
 from simcvd.grid import Geometry
 from simcvd.images import read_labels, read_volume, write_volume
-from SimCVDLib import cases, nodes
+from SimCVDLib import caseexport, cases, nodes
 from SimCVDLib.caselook import FileLooks, filesOf
 from SimCVDLib.cases import LABELLED, OUT, UNLABELLED, VALIDATION, CaseTable
 
@@ -330,28 +330,28 @@ def test_cases_on_disk_stay_where_they_are_and_can_be_trained_from(tmp_path):
 
 
 def test_cancelled_and_failed_exports_leave_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(cases, "BLOCK_BYTES", 1 << 10)
+    monkeypatch.setattr(caseexport, "BLOCK_BYTES", 1 << 10)
     table = ballTable()
-    export = cases.Export(table, tmp_path / "out", lambda: export.fraction > 0.3 and export.cancel())
+    export = caseexport.Export(table, tmp_path / "out", lambda: export.fraction > 0.3 and export.cancel())
     export.start()
     host.processEvents(until=lambda: export.finished, seconds=30)
     assert export.cancelled and export.error is None and not (tmp_path / "out").exists()
     assert 0.3 < export.fraction < 0.6
-    export = cases.Export(table, tmp_path / "again")
+    export = caseexport.Export(table, tmp_path / "again")
     export.start()
     slicer.mrmlScene.RemoveNode(table.rows[-1].volume)
     host.processEvents(until=lambda: export.finished, seconds=30)
     assert "left the scene" in export.error and not (tmp_path / "again").exists()
     with pytest.raises(SimCVDError, match="no longer in the scene"):
-        cases.Export(table, tmp_path / "third").start()
+        caseexport.Export(table, tmp_path / "third").start()
     table.remove(table.rows[-1])
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").write_text("")
     with pytest.raises(SimCVDError, match="not empty"):
-        cases.Export(table, tmp_path / "full").start()
+        caseexport.Export(table, tmp_path / "full").start()
     (tmp_path / "file").write_text("")
     with pytest.raises(SimCVDError, match="can't be written"):
-        cases.Export(table, tmp_path / "file").start()
+        caseexport.Export(table, tmp_path / "file").start()
 
 
 def test_a_large_export_never_holds_the_application_for_long(tmp_path):
@@ -363,7 +363,7 @@ def test_a_large_export_never_holds_the_application_for_long(tmp_path):
     table = CaseTable()
     row = table.addLabelledCase(volume, outline(volume, labels))
     turns = []
-    export = cases.Export(table, tmp_path / "out")
+    export = caseexport.Export(table, tmp_path / "out")
     export.start()
     while not export.finished:
         start = time.thread_time()  # of this thread's work: the machine may be busy with other things

@@ -5,7 +5,7 @@ import slicer
 import slicer.util
 
 import host
-from SimCVDLib import cases, nodes, runs
+from SimCVDLib import caseexport, cases, nodes, runs
 
 SPACING = 2.0
 SHAPE = (16, 32, 32)
@@ -58,7 +58,7 @@ def plan(**wishes):
 
 def exported(table, folder):
     """The list written into a folder."""
-    export = cases.Export(table, folder)
+    export = caseexport.Export(table, folder)
     export.start()
     host.processEvents(until=lambda: export.finished, seconds=30)
     assert export.finished and export.error is None
