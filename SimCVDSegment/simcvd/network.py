@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
 STRIDE = 16  # four halvings: every side that goes in must be a multiple of this
+OWN_WEIGHT = 0.4  # of a channel for its own class at a head start: about what random values reach
+SMALLEST_SHARE = 1e-4
 
 
 class Output(NamedTuple):
@@ -118,6 +120,25 @@ def _run(block: nn.Module, x: torch.Tensor) -> torch.Tensor:
         with torch.autocast("cpu", enabled=False):
             return block(x.float())
     return block(x)
+
+
+@torch.no_grad()
+def head_start(network: VNet, shares: Sequence[float]) -> None:
+    """Let an untrained segmentation head answer with the classes' shares, and give each class channels of its own.
+
+    What the head sees is never negative, and nearly all voxels are background. From random values every channel first
+    learns to say background and is zero elsewhere; where all are zero, no gradient comes through, and two structures
+    can't be told from each other any more. A start from the shares (as Lin et al., ICCV 2017, begin) spares the
+    network that first push, and channels of their own keep the classes apart.
+
+    Args:
+        shares: of each class among the voxels, background first.
+    """
+    head = network.segmentation_head
+    classes, channels = head.weight.shape[:2]
+    own = torch.arange(channels) % classes == torch.arange(classes)[:, None]
+    head.weight.copy_(OWN_WEIGHT * (own.float() - 1 / classes).view_as(head.weight))
+    head.bias.copy_(torch.tensor(shares).clamp_min(SMALLEST_SHARE).log())
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from simcvd.network import VNet, _block, _run, count_parameters
+from simcvd.network import VNet, _block, _run, count_parameters, head_start
 
 
 def test_published_parameter_counts():
@@ -71,3 +71,19 @@ def test_the_first_maps_cost_nothing_of_the_later_ones():
     network = VNet(n_filters=2).eval()
     network.decoder[1].register_forward_pre_hook(lambda *_: pytest.fail("not asked for"))
     assert next(network.decode(*network.encode(torch.randn(1, 1, 16, 16, 16)))).shape[2] == 2
+
+
+@pytest.mark.parametrize("n_filters", [2, 16])
+def test_a_head_start_answers_with_the_shares_of_the_classes(n_filters):
+    network = VNet(n_classes=3, n_filters=n_filters)
+    head_start(network, [0.95, 0.05, 0.0])
+    nothing_seen = network.segmentation_head(torch.zeros(1, n_filters, 1, 1, 1)).softmax(1).flatten()
+    torch.testing.assert_close(nothing_seen, torch.tensor([0.95, 0.05, 1e-4]), atol=1e-4, rtol=0)
+
+
+def test_a_head_start_gives_each_class_channels_of_its_own():
+    network = VNet(n_classes=3)
+    head_start(network, [0.9, 0.05, 0.05])
+    speaks_for = network.segmentation_head.weight.flatten(1) > 0
+    assert (speaks_for.sum(0) == 1).all()
+    assert speaks_for.sum(1).tolist() == [6, 5, 5]

@@ -14,6 +14,7 @@ import torch
 from training_runs import ball_cases, small_run
 
 from simcvd import models
+from simcvd.cases import load_prepared
 from simcvd.errors import SimCVDError
 from simcvd.events import read_events
 from simcvd.images import read_volume
@@ -200,6 +201,35 @@ def test_settling_changes_what_is_used_and_not_what_is_learned(tmp_path):
     same = {key: torch.equal(plain[key], settled[key]) for key in plain}
     assert all(same[key] for key in same if key.endswith(("weight", "bias")))
     assert not any(same[key] for key in same if key.endswith(("running_mean", "running_var")))
+
+
+def start_of(folder, cases, **wishes):
+    """A run that learned nothing, with the segmentation head that it began with."""
+    run = small_run(folder, "supervised", cases=cases, iterations=1, optimiser={"lr": 0.0}, **wishes)
+    train(folder)
+    found = weights(folder)
+    return run, found["student.segmentation_head.weight"], found["student.segmentation_head.bias"]
+
+
+def test_several_structures_start_from_their_shares(tmp_path):
+    run, _, bias = start_of(tmp_path / "run", ball_cases(tmp_path / "cases", n_labels=2), head_start=True)
+    labelled = [case for case in run.config["cases"] if case["role"] == "labelled"]
+    labels = np.stack([load_prepared(run.path / case["prepared"])["label"] for case in labelled])
+    shares = torch.from_numpy(np.bincount(labels.ravel()) / labels.size)
+    torch.testing.assert_close(bias.exp(), shares.float(), rtol=1e-4, atol=0)
+
+
+def test_one_structure_starts_at_random(tmp_path):
+    cases = ball_cases(tmp_path / "cases")
+    plain, ahead = (start_of(tmp_path / str(on), cases, head_start=on)[1] for on in (False, True))
+    assert torch.equal(plain, ahead)
+
+
+def test_a_start_model_keeps_its_head(tmp_path):
+    cases = ball_cases(tmp_path / "cases", n_labels=2)
+    run, first, _ = start_of(tmp_path / "first", cases)
+    more = {"from_model": str(run.model), "network": {}, "head_start": True}
+    torch.testing.assert_close(start_of(tmp_path / "second", cases, **more)[1], first, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("when", [0.0, 0.3])

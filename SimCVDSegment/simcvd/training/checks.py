@@ -34,6 +34,7 @@ RUN = {
     "threads": (_or_none(_whole(1)), "a whole number from 1 on"),
     "validate_percent": (lambda v: _whole(1)(v) and v <= 100, "a whole number from 1 to 100"),
     "settle_batch_norm": (_whole(0), "a whole number from 0 on"),
+    "head_start": (lambda v: isinstance(v, bool), "true or false"),
     "leave_one_out": (lambda v: isinstance(v, bool), "true or false"),
     "checkpoint_seconds": (_number, "a number of seconds"),
     "augmentation": (lambda v: v in AUGMENTATIONS, f"one of {', '.join(AUGMENTATIONS)}"),

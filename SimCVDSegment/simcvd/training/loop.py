@@ -21,7 +21,7 @@ from ..errors import SimCVDError
 from ..files import atomic_path
 from ..inference import Predictor
 from ..labels import keep_largest
-from ..network import VNet
+from ..network import VNet, head_start
 from ..pictures import slice_picture
 from . import distributed
 from .batch_norm import settle_batch_norm
@@ -102,6 +102,8 @@ class Trainer:
         state = self.folder.load_checkpoint(self.device)
         if c["from_model"] and not state:
             network.load_state_dict(models.build_network(c["from_model"])[0].state_dict())
+        elif c.get("head_start") and c["network"]["n_classes"] > 2 and not state:
+            head_start(network, self._shares())
         self.method = make_method(c["method"], network, c["settings"]).to(self.device)
         self.method.to(memory_format=torch.channels_last_3d)
         distributed.share_batch_norm(self.method, self.device)
@@ -158,6 +160,12 @@ class Trainer:
             roles[case["role"]].append(TrainingCase(case["id"], prepared["image"], prepared.get("label")))
         self.labelled, self.unlabelled, self.validation = roles.values()
         self.sampler = TwoStreamSampler(self.labelled, self.unlabelled, c["patch"], c["seed"], c["augmentation"])
+
+    def _shares(self) -> list[float]:
+        """Of each class among the voxels of the labelled cases."""
+        classes = self.config["network"]["n_classes"]
+        count = sum(np.bincount(case.label.ravel(), minlength=classes) for case in self.labelled)
+        return (count / count.sum()).tolist()
 
     def _plan(self) -> None:
         """Fit the schedule into the minutes given, from the speed of a few steps that are then undone."""

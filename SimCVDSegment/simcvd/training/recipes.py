@@ -14,6 +14,7 @@ PUBLISHED = {
     "batch": [2, 2],
     "augmentation": "published",
     "settle_batch_norm": 0,
+    "head_start": False,
     "optimiser": {
         "kind": "sgd",
         "lr": 0.01,
@@ -51,6 +52,7 @@ SHORT = {
     "augmentation": "strong",
     "normalisation": {"kind": "zscore-filled"},
     "settle_batch_norm": 25,  # batches of plain crops before the network is used
+    "head_start": True,  # networks of two structures or more, from scratch
     "optimiser": {
         "kind": "sgd",
         "lr": 0.03,
