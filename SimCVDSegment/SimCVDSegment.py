@@ -23,9 +23,7 @@ from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModule,
     ScriptedLoadableModuleLogic,
-    ScriptedLoadableModuleWidget,
 )
-from slicer.util import VTKObservationMixin
 
 from simcvd import __version__
 from simcvd.errors import SimCVDError
@@ -33,6 +31,7 @@ from simcvd.models import find_model
 from SimCVDLib import batch, corrections, exports, jobs, maps, models, nodes, pytorch, report, samples, segmentation
 from SimCVDLib.corrections import Corrections
 from SimCVDLib.overlay import Overlay
+from SimCVDLib.panel import Panel
 from SimCVDLib.segmentation import endText, stageText
 
 DEVICES = ("auto", "cpu", "cuda", "mps")  # as the entries of deviceComboBox
@@ -103,29 +102,23 @@ class SimCVDSegmentParameterNode:
     table: vtkMRMLTableNode
 
 
-class SimCVDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
+class SimCVDSegmentWidget(Panel):
     """The panel: one handler per control; updateGui() derives from the state what is shown and what can be clicked."""
 
     def __init__(self, parent=None):
-        ScriptedLoadableModuleWidget.__init__(self, parent)
-        VTKObservationMixin.__init__(self)
-        self.logic = None
-        self._parameters = self._link = None
-        self._choices = []  # the models
-        self._torch = (False, "")
+        Panel.__init__(self, parent)
         self._job = self._batch = self._comparison = None  # what runs
         self._maps = {}  # by segmentation ID: what the model computed
         self._chosen = None  # (segmentation ID, segment ID), and for it:
         self._overlay = self._overlaid = self._corrections = None
         self._placing = None  # True inside, False outside
         self._report = None
-        self._updating = False
 
     # --- life
 
     def setup(self):
         """Build the panel; called when the module is opened for the first time."""
-        ScriptedLoadableModuleWidget.setup(self)
+        Panel.setup(self)
         panel = slicer.util.loadUI(self.resourcePath("UI/SimCVDSegment.ui"))
         self.layout.addWidget(panel)
         self.ui = slicer.util.childWidgetVariables(panel)
@@ -182,10 +175,6 @@ class SimCVDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         for name in SECTIONS:  # opening a section shows all that is in it, also what is to be hidden
             getattr(ui, name + "CollapsibleButton").connect("contentsCollapsed(bool)", self.updateGui)
 
-    def enter(self):
-        """Called each time the module is shown."""
-        self.initializeParameterNode()
-
     def exit(self):
         """Called each time the module is left: the panel no longer follows the scene; jobs go on."""
         self._stopPlacing()
@@ -197,13 +186,6 @@ class SimCVDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._setParameters(None)
         self.removeObservers()
         jobs.closeWorker()
-
-    def onReload(self):
-        """Reload the packages too, not only this file."""
-        self.cleanup()
-        for name in [n for n in sys.modules if n.split(".")[0] in ("SimCVDLib", "simcvd")]:
-            del sys.modules[name]
-        ScriptedLoadableModuleWidget.onReload(self)
 
     def onSceneStartClose(self, _caller, _event):
         """Nothing of the old scene is kept; jobs that are under way find out by themselves that it is gone."""
@@ -255,21 +237,6 @@ class SimCVDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         for selector in (self.ui.inputSelector, self.ui.batchVolumesSelector):
             selector.sortFilterProxyModel().hiddenNodeIDs = hidden
 
-    def _setParameters(self, parameters):
-        self._disconnect()
-        self._parameters = parameters
-        if parameters is not None:
-            self._fillModels()
-            self._link = parameters.connectGui(self.ui)
-            self.addObserver(parameters, vtk.vtkCommand.ModifiedEvent, self._onParameters)
-            self._onParameters()
-
-    def _disconnect(self):
-        if self._link is not None:
-            self._parameters.disconnectGui(self._link)
-            self.removeObserver(self._parameters, vtk.vtkCommand.ModifiedEvent, self._onParameters)
-            self._link = None
-
     def _fillModels(self):
         combo = self.ui.modelComboBox
         combo.blockSignals(True)
@@ -301,10 +268,6 @@ class SimCVDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onShowRoi(self, checked):
         self._parameters.region.SetDisplayVisibility(checked)
-
-    def onInstallTorch(self):
-        self._torch = pytorch.install()
-        self.updateGui()
 
     # --- segment
 
@@ -597,9 +560,6 @@ class SimCVDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if not self.ui.logCollapsibleButton.collapsed:
             self.ui.logText.plainText = "\n".join(jobs.worker().log)
 
-    def onCopyDetails(self):
-        qt.QApplication.clipboard().setText(self._details())
-
     def _details(self):
         """What someone who is asked for help wants to know."""
         choice = self._choice()
@@ -709,15 +669,6 @@ class SimCVDSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _usable(self):
         choice = self._choice()
         return choice is not None and choice.problem is None
-
-    @contextlib.contextmanager
-    def _quietly(self):
-        """Controls that are set meanwhile don't count as clicked."""
-        before, self._updating = self._updating, True
-        try:
-            yield
-        finally:
-            self._updating = before
 
 
 def openModule(name):

@@ -20,9 +20,7 @@ from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModule,
     ScriptedLoadableModuleLogic,
-    ScriptedLoadableModuleWidget,
 )
-from slicer.util import VTKObservationMixin
 
 from simcvd import __version__
 from simcvd.errors import SimCVDError
@@ -32,6 +30,7 @@ from SimCVDLib import caseexport, caselist, caselook, cases, fitting, jobs, mode
 from SimCVDLib.caselist import ROLES, CaseList, roleName
 from SimCVDLib.caseload import loadCase
 from SimCVDLib.caserank import Ranking
+from SimCVDLib.panel import Panel
 from SimCVDLib.runview import RunView
 from SimCVDLib.trainstart import Start
 from SimCVDLib.traintexts import bytesText, estimateText, percent
@@ -97,26 +96,20 @@ class SimCVDTrainParameterNode:
     table: vtkMRMLTableNode
 
 
-class SimCVDTrainWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
+class SimCVDTrainWidget(Panel):
     """The panel: one handler per control; updateGui() derives from the state what is shown and what can be clicked."""
 
     def __init__(self, parent=None):
-        ScriptedLoadableModuleWidget.__init__(self, parent)
-        VTKObservationMixin.__init__(self)
-        self.logic = None
-        self._parameters = self._link = None
-        self._choices = []  # the models
-        self._torch = (False, "")
+        Panel.__init__(self, parent)
         self._ranking = self._estimate = self._start = self._saving = None  # what runs
         self._list = self._looks = self._view = None  # the cases, those on disk that are looked at, and the runs
         self._outcome = self._judged = None  # of the run that is done; the folder of that run
-        self._updating = False
 
     # --- life
 
     def setup(self):
         """Build the panel; called when the module is opened for the first time."""
-        ScriptedLoadableModuleWidget.setup(self)
+        Panel.setup(self)
         panel = slicer.util.loadUI(self.resourcePath("UI/SimCVDTrain.ui"))
         self.layout.addWidget(panel)
         self.ui = slicer.util.childWidgetVariables(panel)
@@ -176,10 +169,6 @@ class SimCVDTrainWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             section.connect("contentsCollapsed(bool)", self.updateGui)
         ui.logCollapsibleButton.connect("contentsCollapsed(bool)", self.updateGui)
 
-    def enter(self):
-        """Called each time the module is shown."""
-        self.initializeParameterNode()
-
     def exit(self):
         """Called each time the module is left: the panel no longer follows the scene; trainings go on."""
         self._disconnect()
@@ -192,14 +181,6 @@ class SimCVDTrainWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._view.close()
         self._setParameters(None)
         self.removeObservers()
-
-    def onReload(self):
-        """Reload the packages too, not only this file."""
-        self.cleanup()
-        jobs.closeWorker()
-        for name in [n for n in sys.modules if n.split(".")[0] in ("SimCVDLib", "simcvd")]:
-            del sys.modules[name]
-        ScriptedLoadableModuleWidget.onReload(self)
 
     def onSceneStartClose(self, _caller, _event):
         """Nothing of the old scene is kept; trainings go on, and the latest of them is shown in the next scene."""
@@ -239,24 +220,8 @@ class SimCVDTrainWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if not self._parameters.run:
             self._chooseRun(self._view.living())
 
-    def _setParameters(self, parameters):
-        self._disconnect()
-        self._parameters = parameters
-        if parameters is not None:
-            with self._quietly():
-                self._fillModels()
-            self._link = parameters.connectGui(self.ui)
-            self.addObserver(parameters, vtk.vtkCommand.ModifiedEvent, self._onParameters)
-            self._list.redraw()
-            self._onParameters()
-
-    def _disconnect(self):
-        if self._link is not None:
-            self._parameters.disconnectGui(self._link)
-            self.removeObserver(self._parameters, vtk.vtkCommand.ModifiedEvent, self._onParameters)
-            self._link = None
-
     def _fillModels(self):
+        self._list.redraw()  # a name on the list may be another in this scene
         for combo, more in ((self.ui.startComboBox, [(_("From scratch"), SCRATCH)]), (self.ui.rankModelComboBox, [])):
             combo.clear()
             for title, name in [*((choice.title, choice.name) for choice in self._choices), *more]:
@@ -470,10 +435,6 @@ class SimCVDTrainWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         qt.QSettings().setValue(RUNS_FOLDER, folder)
         self.updateGui()
 
-    def onInstallTorch(self):
-        self._torch = pytorch.install()
-        self.updateGui()
-
     def _torchReady(self, place):
         """Whether PyTorch is there; offers to install it first."""
         if not self._torch[0]:
@@ -577,9 +538,6 @@ class SimCVDTrainWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     # --- log
 
-    def onCopyDetails(self):
-        qt.QApplication.clipboard().setText(self._details())
-
     def _details(self):
         """What someone who is asked for help wants to know."""
         lines = [
@@ -615,15 +573,6 @@ class SimCVDTrainWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             yield
         except SimCVDError as error:
             self._say(place, str(error))
-
-    @contextlib.contextmanager
-    def _quietly(self):
-        """Controls that are set meanwhile don't count as clicked."""
-        before, self._updating = self._updating, True
-        try:
-            yield
-        finally:
-            self._updating = before
 
     def _onParameters(self, _caller=None, _event=None):
         """The state changed: bring the run and the panel in line with it."""

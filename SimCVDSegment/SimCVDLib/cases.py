@@ -212,11 +212,19 @@ class CaseTable:
         self._onChange()
 
     def setLabel(self, row, segmentationNode, segmentIds=()):
-        """Give a case of the scene an outline; None takes it away, and the case is unlabelled. Raises SimCVDError."""
+        """Give a case of the scene an outline; None takes it away, and the case is unlabelled.
+
+        Raises:
+            SimCVDError: there is nothing in the outline, or the case lies on disk: its outline is a file.
+        """
         if segmentationNode is None:
             row.setSegmentation(None)
             row.label = None
             row.role = UNLABELLED if row.role in (LABELLED, VALIDATION) else row.role
+        elif row.isOnDisk:
+            raise SimCVDError(
+                _("{name} lies on disk with its own outline; load it to give it another.").format(name=row.name)
+            )
         else:
             self._setSegmentation(row, segmentationNode, list(segmentIds))
             row.role = LABELLED if row.role == UNLABELLED else row.role

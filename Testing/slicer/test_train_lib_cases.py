@@ -106,6 +106,9 @@ def test_cases_of_folders_and_lists(tmp_path):
     assert found == [("v", VALIDATION, True), ("w", UNLABELLED, False)]
     with pytest.raises(SimCVDError):
         other.addFolder(tmp_path / "none")
+    volume, labels = scan(0)
+    with pytest.raises(SimCVDError, match="lies on disk"):
+        other.setLabel(other.rows[1], outline(volume, labels))
 
 
 def test_roles_need_an_outline():
