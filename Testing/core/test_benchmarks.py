@@ -200,3 +200,32 @@ def test_clicks_are_those_of_a_worker(tmp_path):
     assert len(heads) == len(row) and min(first, warming) > max(after, later) > 0
     with pytest.raises(SystemExit, match="no model"), interaction.Worker() as worker:
         worker.ask(do="warm", model=str(tmp_path / "nobody"))
+
+
+def method_run(folder, method, seed, scores):
+    """A run on two validation cases, named anew for every second run as SimCVDTrain does."""
+    name = "la{:03d}" if seed % 2 else "case-{:03d}"
+    cases = [{"id": name.format(i), "role": "validation", "prepared": "a"} for i in (1, 2)]
+    rows = [{"case": name.format(i), "label": 1, **row} for i, row in zip((1, 2), scores, strict=True)]
+    events = [{"event": "start", "time": 0.0, "iteration": 0}]
+    events += [{"event": "done", "time": 60.0, "iteration": 40, "rows": rows, "peak_memory_mb": 100 + seed}]
+    write_run(folder, events, method=method, seed=seed, cases=cases, model={"name": "x", "segments": []})
+    return folder
+
+
+def test_methods_are_compared_case_by_case(tmp_path):
+    def figures(dice):
+        return {"dice": dice, "jaccard": 1.0, "hd95": 2.0, "asd": 3.0}
+
+    nothing = {"dice": 0.0, "jaccard": 0.0, "hd95": None, "asd": None}
+    runs = [
+        method_run(tmp_path / "s1", "supervised", 1, [figures(80.0), figures(60.0)]),
+        method_run(tmp_path / "s2", "supervised", 2, [figures(82.0), figures(62.0)]),
+        method_run(tmp_path / "a1", "action", 1, [figures(91.0), nothing]),
+    ]
+    page = call("methods.py", *runs)
+    base, action = row_of(page, "supervised"), row_of(page, "action")
+    assert (base["seeds"], base["Dice [%]"]) == ("1, 2", "71.00 ± 1.41")
+    assert (base["Dice above supervised"], base["memory [MB]"]) == ("–", "102")
+    assert (action["Dice [%]"], action["95HD [mm]"]) == ("45.50 (1 empty)", "2.00")
+    assert (action["Dice above supervised"], action["cases better"]) == ("-25.50 ± 35.50", "1 of 2")
