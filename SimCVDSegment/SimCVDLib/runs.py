@@ -21,13 +21,13 @@ from simcvd.events import read_events
 from simcvd.files import read_json, write_json
 from simcvd.locks import is_claimed
 from SimCVDLib import jobs
+from SimCVDLib.eventtexts import errorText, eventText
 from SimCVDLib.writing import writing
 
 NEW, PREPARING, RUNNING, PAUSED = "new", "preparing", "running", "paused"
 STOPPED, DONE, FAILED, DIED, GONE = "stopped", "done", "failed", "died", "gone"
 STOPPED_CODE = 130  # exit code of a process that stopped as asked
 ENDINGS = ("stopped", "error", "done")  # events after which a process only tidies up
-UNEXPECTED = "Unexpected: "  # so begins the message of an error that the training does not know
 ALIVE = (PREPARING, RUNNING, PAUSED)
 
 SETTINGS = "SimCVD/runs"
@@ -470,7 +470,7 @@ class Run:
         self.of = event.get("of", self.of)
         self.secondsLeft = event.get("seconds_left", self.secondsLeft)
         if kind == "error":
-            self._error = _explained(event["message"])
+            self._error = errorText(event["message"])
         elif kind == "start":
             self._error = None
 
@@ -480,7 +480,7 @@ class Run:
         take = getattr(self, f"_on_{kind}", None)
         if take:
             take(event)
-        if sentence := _inWords(event):
+        if sentence := eventText(event):
             self.messages.append((event["time"], sentence))
 
     def _on_preparing(self, event):
@@ -587,62 +587,6 @@ class Run:
             self.folder.rmdir()
         forget(self.folder)
         self.state = GONE
-
-
-def _inWords(event):
-    """What an event means to the user, or None for one that the progress bar tells."""
-    kind = event["event"]
-    if kind == "preparing":
-        return _("Preparing {total} cases.").format(total=event["total"]) if event["done"] == 0 else None
-    if kind == "start":
-        return _(
-            "Training on {device}: {labelled} labelled, {unlabelled} unlabelled and {validation} validation cases, "
-            "{of} steps, from step {iteration} on."
-        ).format(**{k: event[k] for k in ("device", "labelled", "unlabelled", "validation", "of", "iteration")})
-    if kind == "validation":
-        return _("Step {iteration}: {figures}.").format(iteration=event["iteration"], figures=figuresInWords(event))
-    if kind in ("warning", "error"):
-        return _explained(event["message"])
-    if kind == "stage":
-        return _("From step {iteration} on: {stage}.").format(
-            iteration=event["iteration"], stage=_stageInWords(event["stage"])
-        )
-    if kind == "done":
-        figures = f"; {figuresInWords(event)}" if event.get("rows") else ""
-        return _("Done: the model was saved and read back{figures}.").format(figures=figures)
-    sentences = {
-        "paused": _("Paused."),
-        "resumed": _("Resumed."),
-        "stopped": _("Stopped; what was learned is kept."),
-        "finishing": _("Ending here, as asked."),
-    }
-    return sentences.get(kind)
-
-
-def _explained(message):
-    """What the training says of itself; an error that it does not know, with what to do."""
-    if not message.startswith(UNEXPECTED):
-        return message
-    return _(
-        "The training ended with an error that it does not know ({reason}); click Resume to go on from its last "
-        "checkpoint, and where that does not help, send us the details of the log."
-    ).format(reason=message.removeprefix(UNEXPECTED).strip())
-
-
-def _stageInWords(stage):
-    return {
-        "global": _("learning what whole scans are like, without outlines"),
-        "local": _("learning what the places of a scan are like"),
-        "fine-tuning": _("learning from the outlines"),
-    }.get(stage, stage)
-
-
-def figuresInWords(event):
-    """The means of a validation in one line; "-" for what could not be measured."""
-    if event.get("dice") is None:
-        return _("the model finds nothing in the validation scans")
-    shown = {name: "-" if event.get(name) is None else f"{event[name]:.1f}" for name in ("dice", "hd95")}
-    return _("Dice {dice} %, 95HD {hd95} mm").format(**shown)
 
 
 def _last(items):

@@ -1,22 +1,30 @@
 """The methods that train in stages: what each stage teaches whom, and what it remembers."""
 
-import contextlib
 import math
 import subprocess
 
 import pytest
 import torch
 from test_methods import batch, has_gradient, method
-from test_training import ALONE, SCRIPT, TWO_PROCESSES, assert_same_weights, last_step, names, train, weights
+from test_training import (
+    ALONE,
+    SCRIPT,
+    TWO_PROCESSES,
+    assert_same_weights,
+    last_step,
+    names,
+    train,
+    train_in_pieces,
+    weights,
+)
 from training_runs import ball_cases, small_run
 
 from simcvd.events import read_events
 from simcvd.network import VNet
-from simcvd.training.loop import Stopped, Trainer
+from simcvd.training.loop import Trainer
 from simcvd.training.methods import MethodError, make_method, make_method_settings
 from simcvd.training.methods.action import patches, unsupervised_loss
 from simcvd.training.methods.global_local import regions
-from simcvd.training.run_folder import RunFolder
 
 STAGED = ("global_local", "action", "action++")
 ACTIONS = ("action", "action++")
@@ -325,21 +333,14 @@ def test_resume_in_every_stage_gives_the_unbroken_weights(tmp_path, name):
             tmp_path / run, name, cases, settings_of(name), iterations=9, patch=[16, 32, 32], checkpoint_seconds=0
         )
     train(tmp_path / "unbroken")
-    broken = RunFolder(tmp_path / "broken")
-
-    def stop_always(event):
-        if event["event"] == "checkpoint":
-            broken.control.write_text("stop")
-
-    while "done" not in names(broken.path):
-        with contextlib.suppress(Stopped):
-            train(broken.path, stop_always)
-    assert names(broken.path).count("stopped") >= 8
-    assert_same_weights(weights(tmp_path / "unbroken"), weights(broken.path))
+    broken = tmp_path / "broken"
+    train_in_pieces(broken)
+    assert names(broken).count("stopped") >= 8
+    assert_same_weights(weights(tmp_path / "unbroken"), weights(broken))
     events, _ = read_events(tmp_path / "unbroken" / "events.jsonl")
     begun = [(e["iteration"], e["stage"]) for e in events if e["event"] == "stage"]
     assert begun == [(0, "global"), (4, "local"), (7, "fine-tuning")]
-    for event in read_events(broken.path / "events.jsonl")[0]:
+    for event in read_events(broken / "events.jsonl")[0]:
         if event["event"] == "stage":  # told anew by each process
             assert event["stage"] == (
                 "global" if event["iteration"] < 4 else "local" if event["iteration"] < 7 else "fine-tuning"

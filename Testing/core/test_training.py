@@ -36,6 +36,19 @@ def train(folder, on_event=None):
     Trainer(RunFolder(folder), on_event).run()
 
 
+def train_in_pieces(folder):
+    """Train to the end, with a stop at every checkpoint."""
+    run = RunFolder(folder)
+
+    def stop_always(event):
+        if event["event"] == "checkpoint":
+            run.control.write_text("stop")
+
+    while "done" not in names(folder):
+        with contextlib.suppress(Stopped):
+            train(folder, stop_always)
+
+
 def names(folder):
     return [e["event"] for e in read_events(folder / "events.jsonl")[0]]
 
@@ -118,20 +131,12 @@ def test_resume_keeps_what_the_teacher_found_in_the_unlabelled_scans(tmp_path):
     for name in ("unbroken", "broken"):
         small_run(tmp_path / name, cases=cases, iterations=10, settings=settings, checkpoint_seconds=0)
     train(tmp_path / "unbroken")
-    broken = RunFolder(tmp_path / "broken")
-
-    def stop_always(event):
-        if event["event"] == "checkpoint":
-            broken.control.write_text("stop")
-
-    while "done" not in names(broken.path):
-        with contextlib.suppress(Stopped):
-            train(broken.path, stop_always)
+    train_in_pieces(tmp_path / "broken")
     for name in ("unbroken", "broken"):
         events, _ = read_events(tmp_path / name / "events.jsonl")
         assert [e["iteration"] for e in events if e["event"] == "guess"] == [3, 6, 9]
-    assert names(broken.path)[-1] == "done"
-    assert_same_weights(weights(tmp_path / "unbroken"), weights(broken.path))
+    assert names(tmp_path / "broken")[-1] == "done"
+    assert_same_weights(weights(tmp_path / "unbroken"), weights(tmp_path / "broken"))
 
 
 def test_half_the_crops_are_drawn_once_unlabelled_ones_join(tmp_path):

@@ -116,15 +116,15 @@ def dice(a, b):
     return 2 * (a & b).sum() / (a.sum() + b.sum())
 
 
-class SegmentModuleTest(unittest.TestCase):
-    """One panel and one background process for all tests; each begins with an empty scene."""
+class PanelTest(unittest.TestCase):
+    """What the tests of a panel need: a small model of the name bright, and nothing else in the list of models."""
 
     @classmethod
     def setUpClass(cls):
         from SimCVDLib import jobs, pytorch
 
         if not pytorch.status()[0]:
-            raise unittest.SkipTest("PyTorch is not installed here, so nothing can be segmented.")
+            raise unittest.SkipTest("PyTorch is not installed here, so nothing can be tested.")
         cls.folder = tempfile.TemporaryDirectory()
         cls.place = Path(cls.folder.name)
         program, environment = jobs.pythonCommand()
@@ -143,6 +143,10 @@ class SegmentModuleTest(unittest.TestCase):
         if cls.before is not None:
             os.environ["SIMCVD_MODELS"] = cls.before
         cls.folder.cleanup()
+
+
+class SegmentModuleTest(PanelTest):
+    """One panel and one background process for all tests; each begins with an empty scene."""
 
     def setUp(self):
         slicer.mrmlScene.Clear(0)

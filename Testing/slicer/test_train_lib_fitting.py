@@ -6,7 +6,8 @@ import pytest
 import qt
 
 import host
-from SimCVDLib import outcome, runs
+from SimCVDLib import outcome
+from SimCVDLib.eventtexts import eventText
 from SimCVDLib.fitting import fitHeight, fitPicture, stretch
 
 
@@ -79,14 +80,14 @@ def test_a_mean_says_what_it_leaves_out():
 
 def test_a_validation_that_found_nothing_is_told_in_words():
     empty = {"event": "validation", "iteration": 5, "dice": None, "hd95": None}
-    assert runs._inWords(empty) == "Step 5: the model finds nothing in the validation scans."
-    assert runs._inWords({**empty, "dice": 81.25, "hd95": None}) == "Step 5: Dice 81.2 %, 95HD - mm."
+    assert eventText(empty) == "Step 5: the model finds nothing in the validation scans."
+    assert eventText({**empty, "dice": 81.25, "hd95": None}) == "Step 5: Dice 81.2 %, 95HD - mm."
     done = {"event": "done", "rows": [1], "dice": 90.0, "hd95": 2.0}
-    assert runs._inWords(done) == "Done: the model was saved and read back; Dice 90.0 %, 95HD 2.0 mm."
-    assert runs._inWords({"event": "done", "rows": []}) == "Done: the model was saved and read back."
+    assert eventText(done) == "Done: the model was saved and read back; Dice 90.0 %, 95HD 2.0 mm."
+    assert eventText({"event": "done", "rows": []}) == "Done: the model was saved and read back."
 
 
 def test_an_error_that_nobody_knows_is_told_with_what_to_do():
-    said = runs._inWords({"event": "error", "message": "Unexpected: unexpected pos 3"})
+    said = eventText({"event": "error", "message": "Unexpected: unexpected pos 3"})
     assert "(unexpected pos 3)" in said and "Resume" in said
-    assert runs._inWords({"event": "error", "message": "The loss is no number."}) == "The loss is no number."
+    assert eventText({"event": "error", "message": "The loss is no number."}) == "The loss is no number."

@@ -8,16 +8,13 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import tempfile
 import time
-import unittest
 from pathlib import Path
 from unittest import mock
 
 import qt
 import slicer
-from test_segment_module import addScan, ball, loadModule, wait
+from test_segment_module import PanelTest, addScan, ball, loadModule, wait
 
 ROOT = Path(__file__).resolve().parents[2]
 PLACES = ((0, 0, 0), (4, 2, 0), (-4, 0, 4), (0, -4, -4), (3, 3, 3), (-3, 3, 0))  # of the ball in each scan, in mm
@@ -55,33 +52,8 @@ def ended(process):
         os.kill(process, signal.SIGKILL)
 
 
-class TrainModuleTest(unittest.TestCase):
+class TrainModuleTest(PanelTest):
     """One panel for all tests; each begins with an empty scene and no run."""
-
-    @classmethod
-    def setUpClass(cls):
-        from SimCVDLib import jobs, pytorch
-
-        if not pytorch.status()[0]:
-            raise unittest.SkipTest("PyTorch is not installed here, so nothing can be trained.")
-        cls.folder = tempfile.TemporaryDirectory()
-        cls.place = Path(cls.folder.name)
-        program, environment = jobs.pythonCommand()
-        script = str(Path(__file__).with_name("small_model.py"))
-        subprocess.run([program, script, str(cls.place / "models" / "bright")], env=environment, check=True)
-        cls.before = os.environ.get("SIMCVD_MODELS")
-        os.environ["SIMCVD_MODELS"] = str(cls.place / "models")
-        jobs.closeWorker()  # the next one sees these models
-
-    @classmethod
-    def tearDownClass(cls):
-        from SimCVDLib import jobs
-
-        jobs.closeWorker()
-        os.environ.pop("SIMCVD_MODELS")
-        if cls.before is not None:
-            os.environ["SIMCVD_MODELS"] = cls.before
-        cls.folder.cleanup()
 
     def setUp(self):
         self.answers(slicer.util, "confirmOkCancelDisplay", True)
