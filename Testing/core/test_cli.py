@@ -141,6 +141,21 @@ def test_options_reach_the_segmentation(capsys):
     assert model_sdm.dtype == np.float32 and -1 <= model_sdm.min() < model_sdm.max() <= 1
 
 
+@pytest.mark.parametrize(("words", "largest"), [([], None), (["--largest"], True), (["--no-largest"], False)])
+def test_whether_the_largest_part_is_kept_is_up_to_the_card_or_the_user(monkeypatch, words, largest):
+    save_tiny_model()
+    save_scan("scan.nrrd")
+    asked = []
+
+    def listen(segmenter, scans, outputs, settings, console):
+        asked.append(settings.largest)
+        return [], []
+
+    monkeypatch.setattr("simcvd.commands.segment.segment_scans", listen)
+    assert main(["segment", "scan.nrrd", "--model", "tiny", "--output", "out", *words]) == 0
+    assert asked == [largest]
+
+
 def test_several_segments_get_maps_of_their_own(capsys):
     save_tiny_model(n_classes=3)
     save_scan("scan.nrrd")

@@ -24,8 +24,9 @@ from simcvd.training.batch_norm import settle_batch_norm
 from simcvd.training.loop import Stopped, Trainer
 from simcvd.training.methods import METHODS
 from simcvd.training.optimiser import learning_rate
-from simcvd.training.recipes import PUBLISHED, default_patch, recipe
+from simcvd.training.recipes import PUBLISHED, RECIPES, default_patch, recipe
 from simcvd.training.run_folder import RunFolder, TrainingError
+from simcvd.training.setup import settle
 
 SCRIPT = Path(__file__).with_name("training_runs.py")
 TWO_PROCESSES = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
@@ -502,3 +503,24 @@ def test_default_patches_and_recipes():
     assert recipe("published", "simcvd")["settings"] == {}
     assert recipe("short", "simcvd")["settings"]["pseudo"] > 0
     assert recipe("short", "supervised")["settings"] == {}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_recipe_suits_every_method(name, method):
+    assert settle(method, (1.0, 1.0, 1.0), name, {}, n_classes=3)["recipe"] == name
+
+
+@pytest.mark.parametrize("largest", [False, True])
+def test_a_run_measures_as_its_card_says(tmp_path, monkeypatch, largest):
+    def with_a_speck(predictor, cases, patch):
+        for case in cases:
+            found = case.label.copy()
+            found[0, 0, 0] = 1
+            yield found
+
+    monkeypatch.setattr("simcvd.training.validation.predict_cases", with_a_speck)
+    run = small_run(tmp_path / "run", "supervised", iterations=1, model={"largest": largest})
+    train(run.path)
+    done = read_events(run.path / "events.jsonl")[0][-1]
+    assert (done["dice"] == 100.0) == largest
