@@ -344,6 +344,10 @@ def _is_text(value) -> bool:
     return isinstance(value, str)
 
 
+def _is_range(value) -> bool:
+    return value is None or (_is_row(value, 2, lambda v: _is_number(v, 0, 1e6)) and value[0] <= value[1])
+
+
 def _is_code(value) -> bool:
     return _is_row(value, 3, _is_text)
 
@@ -383,6 +387,7 @@ _SEGMENT_FIELDS = {
     "name": (lambda v: _is_text(v) and v != "", "a text"),
     "color": (lambda v: _is_row(v, 3, lambda c: _is_number(c, 0, 1)), "three numbers from 0 to 1"),
     "terminology": (_is_terminology, "null or an object with category and type, each [scheme, code, meaning]"),
+    "volume_ml": (_is_range, "null or the least and the greatest volume (ml) that the model learned from"),
 }
 
 

@@ -38,6 +38,7 @@ from simcvd.labels import (
 from simcvd.models import ModelError, build_network, find_model
 
 VIEWS = 2  # stochastic passes behind an uncertainty: the two views that SimCVD trains with
+DOUBTFUL = 2.0  # times smaller or larger than all that was learned from
 ROI_CONTEXT = 32  # voxels of the model's grid around a region of interest that the network sees too
 
 
@@ -205,6 +206,8 @@ class Segmenter:
             labels = keep_inside(labels, geometry, settings.roi)
         if self.card["largest"] if settings.largest is None else settings.largest:
             labels = keep_largest(labels)
+        if settings.roi is None:
+            notes += self._doubts(labels, geometry)
         if settings.offset:
             labels = move_boundary(distances(labels, classes, geometry), settings.offset)
             if settings.roi is not None:
@@ -215,6 +218,19 @@ class Segmenter:
                 notes.append(f"Nothing was found of {names.get(value, f'class {value}')} in this scan.")
         sdm = distances(labels, classes, geometry)
         return labels, sdm[0] if classes == 2 else sdm
+
+    def _doubts(self, labels: np.ndarray, geometry: Geometry) -> list[str]:
+        """A sentence for each structure that is far smaller or larger than all that the model learned from."""
+        doubts = []
+        for segment in self.card["segments"]:
+            low, high = segment.get("volume_ml") or (0.0, np.inf)
+            found = (labels == segment["value"]).sum() * geometry.voxel_volume / 1000
+            if found and not low / DOUBTFUL <= found <= high * DOUBTFUL:
+                doubts.append(
+                    f"{segment['name']} measures {found:.3g} ml here, and {low:.3g} to {high:.3g} ml in the scans that "
+                    "the model learned from: look whether it is right, and whether the scan lies as its header says."
+                )
+        return doubts
 
 
 def with_fallback(

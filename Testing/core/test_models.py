@@ -183,7 +183,13 @@ class TestCard:
 
     @pytest.mark.parametrize(
         ("field", "value"),
-        [("name", ""), ("color", [0, 0, 2]), ("color", "red"), ("terminology", {"category": ["a", "b", "c"]})],
+        [
+            ("name", ""),
+            ("color", [0, 0, 2]),
+            ("color", "red"),
+            ("terminology", {"category": ["a", "b", "c"]}),
+            ("volume_ml", [9, 2]),
+        ],
     )
     def test_the_wrong_field_of_a_segment_is_named(self, tmp_path, field, value):
         segments = [{**CARD["segments"][0], field: value}]

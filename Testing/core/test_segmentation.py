@@ -461,6 +461,19 @@ def test_the_card_says_whether_a_structure_is_in_one_piece(segmenter, monkeypatc
     assert segmenter.segment(scan, Settings(largest=False)).labels[20, 24, 60]
 
 
+@pytest.mark.parametrize(
+    ("learned", "doubted"), [([1, 3], False), ([2.5, 20], False), ([12, 20], True), ([1, 2], True)]
+)
+def test_a_structure_far_from_what_was_learned_is_doubted(segmenter, monkeypatch, learned, doubted):
+    scan = volume(balls(radii=(12,)))
+    assert not segmenter.segment(scan).notes
+    monkeypatch.setitem(segmenter.card["segments"][0], "volume_ml", learned)
+    outcome = segmenter.segment(scan)
+    assert [note.startswith("Atrium measures") for note in outcome.notes] == [True] * doubted
+    inside = segmenter.segment(scan, Settings(roi=(-30, 26, 12, 60, 7, 30)))
+    assert inside.labels.any() and not inside.notes
+
+
 def test_region_of_interest_leaves_the_rest_background(segmenter):
     array = balls((40, 48, 80), ((20, 24, 20), (20, 24, 60)), (10, 10))
     scan = volume(array)

@@ -225,6 +225,16 @@ def test_several_structures_start_from_their_shares(tmp_path):
     torch.testing.assert_close(bias.exp(), shares.float(), rtol=1e-4, atol=0)
 
 
+def test_the_card_tells_the_volumes_that_were_learned_from(tmp_path):
+    run, *_ = start_of(tmp_path / "run", ball_cases(tmp_path / "cases", n_labels=2))
+    labelled = [case for case in run.config["cases"] if case["role"] == "labelled"]
+    labels = [load_prepared(run.path / case["prepared"])["label"] for case in labelled]
+    told = [segment["volume_ml"] for segment in models.load_card(run.model)["segments"]]
+    for value, volumes in zip((1, 2), told, strict=True):
+        expected = [(label == value).sum() * 8 / 1000 for label in labels]
+        assert volumes == pytest.approx([min(expected), max(expected)])
+
+
 def test_one_structure_starts_at_random(tmp_path):
     cases = ball_cases(tmp_path / "cases")
     plain, ahead = (start_of(tmp_path / str(on), cases, head_start=on)[1] for on in (False, True))
