@@ -29,6 +29,7 @@ FIGURES = {"dice": "Dice [%]", "jaccard": "Jaccard [%]", "hd95": "95HD [mm]", "a
 VOXEL_FIGURES = {"hd95_voxel": "95HD [voxel]", "asd_voxel": "ASD [voxel]"}
 ROLES = ("labelled", "unlabelled", "validation")
 KEPT_STEPS = 200
+UNKEPT = ("checkpoint", "preparing", "step")
 CURVE_POINTS = 400  # of one loss term over all runs
 # a folder and what is in it, but no address of the web and no fraction
 PATH = re.compile(r"(?<![\w.:/\\])(?:[A-Za-z]:)?[\\/](?:[^\s\\/'\",;]+[\\/])*(?=[^\s\\/'\",;])")
@@ -38,8 +39,8 @@ PATH = re.compile(r"(?<![\w.:/\\])(?:[A-Za-z]:)?[\\/](?:[^\s\\/'\",;]+[\\/])*(?=
 class Run:
     """One training: its run.json, its events, and the seconds of training at each of them.
 
-    The clock runs while a process trains or validates; it stands still in pauses and between a stop (or a kill) and
-    the next start. Work that a killed process lost was spent and counts.
+    The clock runs while a process trains or validates; it stands still in pauses, while cases are prepared, and between
+    a stop (or a kill) and the next start. Work that a killed process lost was spent and counts.
     """
 
     name: str
@@ -74,7 +75,7 @@ def training_clock(events: Sequence[dict]) -> list[float]:
     """Seconds of training at each event."""
     clock = [0.0] * min(len(events), 1)
     for before, event in pairwise(events):
-        stands = event["event"] == "start" or before["event"] == "paused"
+        stands = event["event"] in ("preparing", "start") or before["event"] == "paused"
         clock.append(clock[-1] + (0.0 if stands else max(event["time"] - before["time"], 0.0)))
     return clock
 
@@ -279,7 +280,8 @@ def keep(run: Run, folder: Path) -> None:
 
 
 def thinned(events: Sequence[dict]) -> list[dict]:
-    """All events but checkpoints, and of the steps a few evenly spread ones with the first and last of each process."""
+    """All events but checkpoints and preparations; a few evenly spread steps, with the first and last of each process;
+    the scores of single cases only of the last validation and of the end."""
     steps = [i for i, event in enumerate(events) if event["event"] == "step"]
     starts = [i for i, event in enumerate(events) if event["event"] == "start"] + [len(events)]
     chosen = set()
@@ -288,7 +290,11 @@ def thinned(events: Sequence[dict]) -> list[dict]:
         chosen |= {*mine[:1], *mine[-1:]}
     spare = max(KEPT_STEPS - len(chosen), 1)
     chosen |= {steps[n * len(steps) // spare] for n in range(spare)} if steps else set()
-    return [event for i, event in enumerate(events) if event["event"] not in ("checkpoint", "step") or i in chosen]
+    last = max((i for i, event in enumerate(events) if event["event"] == "validation"), default=None)
+    kept = [i for i, event in enumerate(events) if event["event"] not in UNKEPT or i in chosen]
+    return [
+        {k: v for k, v in events[i].items() if k != "rows" or i == last or events[i]["event"] == "done"} for i in kept
+    ]
 
 
 def without_paths(value):

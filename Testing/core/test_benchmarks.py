@@ -28,6 +28,7 @@ import interaction  # noqa: E402
 import training  # noqa: E402
 
 ALONE = {**os.environ, "OMP_NUM_THREADS": "1"}
+VALIDATION = {"event": "validation", "dice": 50.0, "rows": [{"case": "a", "label": 1, "dice": 50.0}]}
 
 
 def call(script, *arguments, fails=False):
@@ -150,6 +151,16 @@ def test_what_is_kept_is_short_and_names_no_place(tmp_path):
     assert (config["cases"][0]["prepared"], config["from_model"]) == ("a-1.npz", "left-atrium")
     assert row_of(call("rows.py", kept), "long")["s per step"] == full["s per step"]
     assert "is the run itself" in call("rows.py", kept, "--keep", kept.parent, fails=True)
+
+
+def test_scores_of_cases_are_kept_once(tmp_path):
+    lines = [{"event": "preparing", "time": n, "done": n, "total": 2} for n in range(3)]
+    lines += [start(3), *({**VALIDATION, "time": 3 + n, "iteration": n} for n in (1, 2))]
+    lines += [{**VALIDATION, "event": "done", "time": 6, "iteration": 2}]
+    call("rows.py", write_run(tmp_path / "run", lines), "--keep", tmp_path / "kept")
+    events = read_events(tmp_path / "kept" / "run" / "events.jsonl")[0]
+    told = [(e["event"], "rows" in e) for e in events]
+    assert told == [("start", False), ("validation", False), ("validation", True), ("done", True)]
 
 
 def test_the_training_benchmark_runs(tmp_path, capsys):
