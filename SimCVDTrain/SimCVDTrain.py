@@ -44,8 +44,8 @@ WHY, STRUCTURE = 3, 1  # columns of rankTree and resultTable that take what the 
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 RUNS_FOLDER = "SimCVD/runsFolder"  # setting: where the user wants new runs
 # what else a run takes: settings that are neither the method's nor the optimizer's
-RUN_SETTINGS = ("iterations", "batch", "augmentation", "patch", "precision", "threads", "validate_percent")
-RUN_SETTINGS += ("checkpoint_seconds", "network", "minutes", "settle_batch_norm", "normalisation")
+RUN_SETTINGS = (*(key for key in PUBLISHED if key not in ("settings", "optimiser")), "patch", "precision", "threads")
+RUN_SETTINGS += ("validate_percent", "checkpoint_seconds", "network", "minutes", "normalisation")
 
 
 class SimCVDTrain(ScriptedLoadableModule):

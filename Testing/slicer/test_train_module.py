@@ -558,6 +558,15 @@ class TrainModuleTest(PanelTest):
 
     # --- scripts, life
 
+    def test_what_a_recipe_sets_can_be_set_in_the_panel(self):
+        from simcvd.training.recipes import recipe
+        from SimCVDTrain import settingsOf
+
+        for name, value in recipe("short", "simcvd").items():
+            if name not in ("recipe", "settings", "optimiser"):
+                text = json.dumps(value, separators=(",", ":"))
+                self.assertEqual(settingsOf(f"{name}={text} lambda=0.25"), {name: value, "settings": {"lambda": 0.25}})
+
     def test_a_script_trains_without_the_panel(self):
         from SimCVDLib import runs
         from SimCVDTrain import SimCVDTrainLogic, settingsOf
