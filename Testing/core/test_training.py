@@ -17,6 +17,7 @@ from simcvd import models
 from simcvd.cases import load_prepared
 from simcvd.errors import SimCVDError
 from simcvd.events import read_events
+from simcvd.files import write_json
 from simcvd.images import read_volume
 from simcvd.network import VNet
 from simcvd.segmentation import Segmenter
@@ -225,14 +226,23 @@ def test_several_structures_start_from_their_shares(tmp_path):
     torch.testing.assert_close(bias.exp(), shares.float(), rtol=1e-4, atol=0)
 
 
+def told_volumes(model):
+    return [segment["volume_ml"] for segment in models.load_card(model)["segments"]]
+
+
 def test_the_card_tells_the_volumes_that_were_learned_from(tmp_path):
-    run, *_ = start_of(tmp_path / "run", ball_cases(tmp_path / "cases", n_labels=2))
+    cases = ball_cases(tmp_path / "cases", n_labels=2)
+    run, *_ = start_of(tmp_path / "run", cases)
     labelled = [case for case in run.config["cases"] if case["role"] == "labelled"]
     labels = [load_prepared(run.path / case["prepared"])["label"] for case in labelled]
-    told = [segment["volume_ml"] for segment in models.load_card(run.model)["segments"]]
-    for value, volumes in zip((1, 2), told, strict=True):
-        expected = [(label == value).sum() * 8 / 1000 for label in labels]
-        assert volumes == pytest.approx([min(expected), max(expected)])
+    expected = [[(label == value).sum() * 8 / 1000 for label in labels] for value in (1, 2)]
+    for told, volumes in zip(told_volumes(run.model), expected, strict=True):
+        assert told == pytest.approx([min(volumes), max(volumes)])
+    card = models.load_card(run.model)
+    card["segments"][0]["volume_ml"] = [0.5, 900.0]
+    write_json(run.model / "card.json", card)
+    on, *_ = start_of(tmp_path / "on", cases, from_model=str(run.model), network={})
+    assert told_volumes(on.model)[0] == [0.5, 900.0]
 
 
 def test_one_structure_starts_at_random(tmp_path):

@@ -514,7 +514,7 @@ class Trainer:
             return
         state = {k: v.cpu().numpy() for k, v in self.method.deployed.state_dict().items()}
         card = card_of(self.config) | {"training": self._provenance()}
-        card["segments"] = [{**segment, "volume_ml": self._volumes(segment["value"])} for segment in card["segments"]]
+        card["segments"] = [{**segment, "volume_ml": self._volumes(segment)} for segment in card["segments"]]
         models.save_model(self.folder.model, card, state, overwrite=True)
         # read back what a user will load, not what is in memory
         self.method.deployed.load_state_dict(models.build_network(self.folder.model)[0].state_dict())
@@ -531,10 +531,11 @@ class Trainer:
         memory = devices.peak_memory_mb(str(self.device))
         self._say("done", iteration=self.iteration, model="model", peak_memory_mb=memory, **figures)
 
-    def _volumes(self, value: int) -> list[float]:
-        """The least and the greatest volume (ml) of a class in the labelled cases."""
+    def _volumes(self, segment: dict) -> list[float]:
+        """The least and the greatest volume (ml) of a structure that this run, or its start model, learned from."""
         voxel = np.prod(self.config["spacing"]) / 1000
-        volumes = [float((case.label == value).sum() * voxel) for case in self.labelled]
+        volumes = [float((case.label == segment["value"]).sum() * voxel) for case in self.labelled]
+        volumes += segment.get("volume_ml") or []
         return [round(min(volumes), 3), round(max(volumes), 3)]
 
     def _leave_one_out(self) -> dict:
