@@ -43,14 +43,11 @@ def rows_of(run: Run) -> list[dict]:
     return next(iter(run.of("done")[-1:] + run.of("validation")[-1:]), {"rows": []})["rows"]
 
 
-def value(row: dict, key: str) -> float | None:
-    """Of a row; nothing found is an overlap of 0, and no distance."""
-    return dice_of(row) if key == "dice" else row[key] or 0.0 if key == "jaccard" else row[key]
-
-
 def mean_of(run: Run, key: str, label: int | None = None) -> float | None:
-    """Of a figure over the cases of a run, of one class or of all."""
-    return average(value(row, key) for row in rows_of(run) if label in (None, row["label"]))
+    """Of a figure over the cases of a run and its classes, or one of them; nothing found has an overlap of 0."""
+    nothing = 0.0 if key in ("dice", "jaccard") else None
+    rows = [row for row in rows_of(run) if label in (None, row["label"])]
+    return average(nothing if row[key] is None else row[key] for row in rows)
 
 
 def by_case(runs: Sequence[Run]) -> dict[str, float]:
