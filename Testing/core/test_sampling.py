@@ -95,6 +95,18 @@ def test_disturbed_crops_stay_finite_and_outline_nothing_in_empty_margins():
     assert 4 < seen < 30
 
 
+def test_some_disturbed_crops_are_mirrored_left_to_right_and_only_so():
+    label = np.zeros((32, 32, 32), np.uint8)
+    label[4:12, 4:12, 4:12] = 1
+    low = TrainingCase("low", label.astype(np.float16), label)
+    sides = []
+    for seed in range(100):
+        crop = disturbed_crop(low, (32, 32, 32), np.random.default_rng(seed))
+        sides.append([places.float().mean() < 16 for places in torch.nonzero(crop.label, as_tuple=True)])
+    assert all(head and front for head, front, _ in sides)
+    assert 70 < sum(left for *_, left in sides) < 95
+
+
 def test_warped_crop_of_a_volume_smaller_than_the_patch():
     crop = warped_crop(case((6, 7, 5)), (16, 16, 16), np.random.default_rng(0))
     assert crop.image.shape == (16, 16, 16) and torch.isfinite(crop.image).all()

@@ -159,19 +159,24 @@ def warped_crop(case: TrainingCase, patch: Sequence[int], rng: np.random.Generat
 def disturbed_crop(case: TrainingCase, patch: Sequence[int], rng: np.random.Generator) -> Crop:
     """A warped crop as other scanners and other fields of view would show it; most crops get one or two changes.
 
-    Normalisation is over the scan, so what else is in the field moves and stretches all intensities.
+    Normalisation is over the scan, so what else is in the field moves and stretches all intensities. Some crops are
+    mirrored, as organs are in a few patients and left and right in some headers.
     """
     crop = warped_crop(case, patch, rng)
     image, label = crop.image, crop.label
+    if rng.random() < 0.15:
+        image, label = image.flip(2), label.flip(2)
+    if rng.random() < 0.3:
+        image = _gamma(image, rng, 0.7)
     if rng.random() < 0.5:
         image = image * float(np.exp(rng.uniform(-0.5, 0.5))) + float(rng.uniform(-0.6, 0.6))
     if rng.random() < 0.3:
         lowest = image.min()
         image = lowest + (image - lowest) * _bias_field(patch, rng)
     if rng.random() < 0.2:
-        image = _thicker(image, int(rng.integers(0, 3)))
+        image = _thicker(image, int(rng.integers(0, 3)), int(rng.integers(2, 5)))
     if rng.random() < 0.3:
-        noise = rng.standard_normal(tuple(patch), dtype=np.float32) * rng.uniform(0, 0.4) * float(image.std())
+        noise = rng.standard_normal(tuple(patch), dtype=np.float32) * rng.uniform(0, 0.5) * float(image.std())
         image = image + torch.from_numpy(noise.astype(np.float32))
     if rng.random() < 0.2:
         _empty(image, label, rng)
@@ -179,16 +184,16 @@ def disturbed_crop(case: TrainingCase, patch: Sequence[int], rng: np.random.Gene
 
 
 def _bias_field(patch: Sequence[int], rng: np.random.Generator) -> torch.Tensor:
-    """Factors around one, half more at most, from a coil's few smooth lobes."""
-    lobes = torch.from_numpy(rng.uniform(-0.4, 0.4, (1, 1, 2, 3, 3)).astype(np.float32))
+    """Factors around one, four fifths more at most, from a coil's few smooth lobes."""
+    lobes = torch.from_numpy(rng.uniform(-0.6, 0.6, (1, 1, 2, 3, 3)).astype(np.float32))
     return F.interpolate(lobes, tuple(patch), mode="trilinear", align_corners=True)[0, 0].exp()
 
 
-def _thicker(image: torch.Tensor, axis: int) -> torch.Tensor:
-    """As slices of twice the thickness along an axis would show it."""
-    coarse = [n // 2 if a == axis else n for a, n in enumerate(image.shape)]
-    halved = F.interpolate(image[None, None], coarse, mode="area")
-    return F.interpolate(halved, image.shape, mode="trilinear", align_corners=False)[0, 0]
+def _thicker(image: torch.Tensor, axis: int, times: int) -> torch.Tensor:
+    """As slices of so many times the thickness along an axis would show it."""
+    coarse = [n // times if a == axis else n for a, n in enumerate(image.shape)]
+    thick = F.interpolate(image[None, None], coarse, mode="area")
+    return F.interpolate(thick, image.shape, mode="trilinear", align_corners=False)[0, 0]
 
 
 def _empty(image: torch.Tensor, label: torch.Tensor, rng: np.random.Generator) -> None:
@@ -217,9 +222,14 @@ def _random_matrix(rng: np.random.Generator) -> np.ndarray:
     return matrix
 
 
-def _random_intensity(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+def _gamma(image: torch.Tensor, rng: np.random.Generator, most: float) -> torch.Tensor:
+    """Another curve of contrast, exp(-most) to exp(most) as its power, with the mean and deviation that there were."""
     low, high, mean, std = image.min(), image.max(), image.mean(), image.std()
-    if high > low:
-        image = ((image - low) / (high - low)).pow(float(np.exp(rng.uniform(-0.4, 0.4))))
-        image = (image - image.mean()) / image.std() * std + mean
-    return image * float(rng.uniform(0.8, 1.25)) + float(rng.uniform(-0.2, 0.2))
+    if not high > low:
+        return image
+    image = ((image - low) / (high - low)).pow(float(np.exp(rng.uniform(-most, most))))
+    return (image - image.mean()) / image.std() * std + mean
+
+
+def _random_intensity(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    return _gamma(image, rng, 0.4) * float(rng.uniform(0.8, 1.25)) + float(rng.uniform(-0.2, 0.2))
