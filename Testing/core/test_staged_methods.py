@@ -300,6 +300,12 @@ def test_local_contrast_of_regions_all_alike_is_the_log_of_their_number(across):
     assert m(deep(LOCAL))["local"].item() == pytest.approx(math.log(1 + 2 * 7), rel=1e-4)
 
 
+@pytest.mark.parametrize(("moment", "term"), [(GLOBAL, "global"), (LOCAL, "local")])
+def test_contrasts_without_labels_count_with_their_weight(moment, term):
+    terms = staged("global_local", contrast_weight=0.25)(deep(moment))
+    assert terms["total"].item() == pytest.approx(0.25 * terms[term].item())
+
+
 def test_regions_lie_from_corner_to_corner():
     cells = torch.arange(7 * 5 * 4.0).view(1, 1, 7, 5, 4)
     found = regions(cells, 3)

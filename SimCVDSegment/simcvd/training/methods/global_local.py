@@ -46,6 +46,8 @@ class GlobalLocal(Staged):
         partitions: S, of a scan's height; slab: slices of a slab, a multiple of 16.
         across: stage local takes the same place in other scans as positive, too (L^D; else L^R).
         local_blocks: decoder blocks that stage local trains, of four; local_grid: regions per axis.
+        contrast_weight: of the losses of stages global and local. The paper's optimiser, Adam, doesn't feel it; with
+            SGD, weight 1 lets weights before batch norm grow so much that fine-tuning hardly moves them (our choice).
         global_hidden, head_width: of the heads.
     """
 
@@ -61,6 +63,7 @@ class GlobalLocal(Staged):
         "across": False,
         "local_blocks": 2,
         "local_grid": 3,
+        "contrast_weight": 0.1,
         "global_hidden": 1024,
         "head_width": 128,
     }
@@ -105,7 +108,7 @@ class GlobalLocal(Staged):
         features = self.student.encode(torch.cat(list(views.values())))[0].float().mean((2, 3, 4))
         who = [Who(image_numbers(slabs), torch.full_like(partition, view), partition) for view in views]
         loss = self.loss(self.global_head(features), who, lambda a, b: global_pairs(s["strategy"], a, b))
-        return {"global": loss, "total": loss}
+        return {"global": loss, "total": s["contrast_weight"] * loss}
 
     def local_terms(self, batch: Batch) -> dict[str, torch.Tensor]:
         """The contrast of regions. The two views differ in intensity only, so that places correspond."""
@@ -123,7 +126,7 @@ class GlobalLocal(Staged):
         place = torch.arange(places, device=image.device).repeat(n // 2)
         who = [Who(image, torch.full_like(image, view), partition, place) for view in (FIRST, SECOND)]
         loss = self.loss(self.region_head(found).flatten(0, 1), who, lambda a, b: local_pairs(s["across"], a, b))
-        return {"local": loss, "total": loss}
+        return {"local": loss, "total": s["contrast_weight"] * loss}
 
     def fine_tuning_terms(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Those of supervised training."""
