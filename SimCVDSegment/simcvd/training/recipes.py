@@ -37,10 +37,12 @@ _SHORT_TEACHER = {
     "deploy": "teacher",
 }
 
-# Half of the steps come before the teacher's answers count, as above; most of them learn from labels.
+# Half of the steps come before the teacher's answers count, as above; most of them learn from labels, which weight 1
+# would drown: the distillation of patches grows to ten times their loss.
 _SHORT_ACTION = {
     "global_share": 0.1,
     "local_share": 0.4,
+    "contrast_weight": 0.1,
     "teacher_dropout": False,
     "deploy": "teacher",
 }

@@ -106,7 +106,7 @@ class Action(Staged, Taught):
         with torch.no_grad():
             teacher = self.ready_teacher().encode(weak)[0]
         loss = self.distillation("crop", pooled(self.student.encode(strong)[0]), pooled(teacher), batch.progress)
-        return {"global": loss, "total": loss}
+        return {"global": loss, "total": self.settings["contrast_weight"] * loss}
 
     def local_terms(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Patches of the answers, and the labels. The views differ in intensity only, so that places correspond."""
@@ -119,7 +119,8 @@ class Action(Staged, Taught):
         if self.settings["global_in_local"]:
             parts["global"] = ("crop", pooled(student.features), pooled(teacher.features))
         terms |= {term: self.distillation(*part, batch.progress) for term, part in parts.items()}
-        return {**terms, "total": sum((terms[term] for term in parts), terms["supervised"])}
+        contrast = sum(terms[term] for term in parts)
+        return {**terms, "total": terms["supervised"] + self.settings["contrast_weight"] * contrast}
 
     def distillation(self, kind: str, student: torch.Tensor, teacher: torch.Tensor, progress: float) -> torch.Tensor:
         """KL of the distributions over the memory, which then takes in what the teacher saw: both (B, L, features)."""

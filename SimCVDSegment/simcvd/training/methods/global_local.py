@@ -46,8 +46,6 @@ class GlobalLocal(Staged):
         partitions: S, of a scan's height; slab: slices of a slab, a multiple of 16.
         across: stage local takes the same place in other scans as positive, too (L^D; else L^R).
         local_blocks: decoder blocks that stage local trains, of four; local_grid: regions per axis.
-        contrast_weight: of the losses of stages global and local. The paper's optimiser, Adam, doesn't feel it; with
-            SGD, weight 1 lets weights before batch norm grow so much that fine-tuning hardly moves them (our choice).
         global_hidden, head_width: of the heads.
     """
 
@@ -57,13 +55,13 @@ class GlobalLocal(Staged):
     )
     defaults: ClassVar[dict] = {
         **Staged.defaults,
+        "contrast_weight": 0.1,  # the paper's optimiser, Adam, doesn't feel it; this suits SGD (our choice)
         "strategy": "partition",
         "partitions": 4,
         "slab": 16,
         "across": False,
         "local_blocks": 2,
         "local_grid": 3,
-        "contrast_weight": 0.1,
         "global_hidden": 1024,
         "head_width": 128,
     }

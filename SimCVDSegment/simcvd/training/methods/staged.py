@@ -19,12 +19,15 @@ class Staged(Supervised):
     Settings: global_share and local_share (of the training); fine-tuning has the rest. 0 leaves a stage out.
     tau: temperature of the contrast. zoom: least share of a crop's sides that a view of stage global shows; intensity:
     the views' change of contrast and brightness.
+    contrast_weight: of the losses of stages global and local that need no labels. How much is right depends on the
+    optimiser: with SGD, strong contrasts make the weights before batch norm grow, which slows all learning after them.
     """
 
     defaults: ClassVar[dict] = {
         **Supervised.defaults,
         "global_share": 0.25,
         "local_share": 0.25,
+        "contrast_weight": 1.0,
         "tau": 0.1,
         "zoom": 0.8,
         "intensity": 0.3,
