@@ -21,6 +21,7 @@ sys.path.append(str(BENCHMARKS))
 
 import changes  # noqa: E402
 import la  # noqa: E402
+import la_train  # noqa: E402
 import robustness  # noqa: E402
 import shift  # noqa: E402
 from rows import Run  # noqa: E402
@@ -185,6 +186,38 @@ def test_nothing_found_counts_as_zero(data, tmp_path):
     assert (mean["dice"], mean["jaccard"], mean["hd95"], mean["empty"]) == (0.0, 0.0, None, 3)
     line = robustness.cells("x", [{"case": "a", "dice": 0.0, "hd95": None}, {"case": "b", "dice": 50, "hd95": 2}], 30.0)
     assert line[1:5] == ["25.00", "-5.00", "2.00 (1 empty)", "a: 0.0"]
+
+
+def test_one_command_fills_the_table_and_goes_on_where_it_was(data, tmp_path, capsys):
+    tiny = ["--iterations", "2", "--spacing", "5", "--patch", "32,32,32", "--batch", "1,1", "--threads", "1"]
+    words = [str(data), str(tmp_path / "runs"), "--labelled", "1", "--methods", "supervised,action++"]
+    words += ["--recipes", "short", "--seeds", "1", "--jobs", "2", "--test", str(data), *tiny]
+    la_train.main(words)
+    first = capsys.readouterr()
+    assert first.err.count("is done") == first.err.count("Scoring") == 2
+    runs = tmp_path / "runs"
+    assert {run.name for run in runs.iterdir()} == {
+        "cases",
+        "la_1_supervised_short_1337",
+        "la_1_action_plus_short_1337",
+    }
+    scores = json.loads((runs / "la_1_supervised_short_1337" / "scores.json").read_text())
+    assert len(scores["rows"]) == 2 * 3 and scores["learned"] == ["la000"]
+    assert "action++ (short)" in first.out and "3 cases (la000 to la002)" in first.out
+    la_train.main(words)
+    again = capsys.readouterr()
+    assert not again.err and again.out.splitlines()[:20] == first.out.splitlines()[:20]
+
+
+def test_a_row_that_fails_is_told_and_the_others_are_made(data, tmp_path, capsys):
+    runs = tmp_path / "runs"
+    (runs / "la_9_supervised_short_1337").mkdir(parents=True)
+    words = [str(data), str(runs), "--labelled", "9", "--methods", "supervised", "--recipes", "short", "--seeds", "1"]
+    with pytest.raises(SystemExit, match=r"la_9_supervised_short_1337: .*9"):
+        la_train.main(words)
+    with pytest.raises(SystemExit):
+        la_train.main([*words[:4], "--methods", "magic"])
+    assert "There is no magic; choose from supervised" in capsys.readouterr().err
 
 
 def test_scores_are_those_of_all_parts_and_of_the_largest(data, model, tmp_path, capsys):
