@@ -26,7 +26,20 @@ from simcvd import __version__
 from simcvd.errors import SimCVDError
 from simcvd.models import find_model, load_card, model_folders
 from simcvd.training.recipes import PUBLISHED
-from SimCVDLib import caseexport, caselist, caselook, cases, fitting, jobs, models, nodes, outcome, pytorch, runs
+from SimCVDLib import (
+    caseexport,
+    caselist,
+    caselook,
+    cases,
+    fitting,
+    jobs,
+    models,
+    nodes,
+    outcome,
+    pytorch,
+    runlist,
+    runs,
+)
 from SimCVDLib.caselist import ROLES, CaseList, roleName
 from SimCVDLib.caseload import loadCase
 from SimCVDLib.caserank import Ranking
@@ -42,7 +55,6 @@ SCRATCH = ""  # the start model of a training from scratch
 RANK_HEIGHTS, TABLE_HEIGHTS = (60, 300), (80, 400)  # pixels, least and most
 WHY, STRUCTURE = 3, 1  # columns of rankTree and resultTable that take what the others leave
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-RUNS_FOLDER = "SimCVD/runsFolder"  # setting: where the user wants new runs
 # what else a run takes: settings that are neither the method's nor the optimizer's
 RUN_SETTINGS = (*(key for key in PUBLISHED if key not in ("settings", "optimiser")), "patch", "precision", "threads")
 RUN_SETTINGS += ("validate_percent", "checkpoint_seconds", "network", "minutes", "normalisation")
@@ -123,7 +135,7 @@ class SimCVDTrainWidget(Panel):
         self.addObserver(scene, scene.EndCloseEvent, self.onSceneChanged)
         self.addObserver(scene, scene.EndImportEvent, self.onSceneChanged)
         self.addObserver(scene, scene.NodeRemovedEvent, self.onNodeRemoved)
-        self.ui.runsFolderButton.directory = slicer.util.settingsValue(RUNS_FOLDER, str(runs.runsFolder()))
+        self.ui.runsFolderButton.directory = str(runlist.runsFolder())
         self._sayNothing()
         self._view = RunView(self.ui, self.parent, self._showingErrors, self._chooseRun, self.showRun)
         self.initializeParameterNode()
@@ -432,7 +444,7 @@ class SimCVDTrainWidget(Panel):
         self._set(**values)
 
     def onRunsFolder(self, folder):
-        qt.QSettings().setValue(RUNS_FOLDER, folder)
+        runlist.setRunsFolder(folder)
         self.updateGui()
 
     def _torchReady(self, place):
@@ -882,7 +894,7 @@ class SimCVDTrainLogic(ScriptedLoadableModuleLogic):
 
         The run goes on by itself: look at it with `run.poll()` and `run.state`. Raises SimCVDError.
         """
-        start = self.start(self.plan(name, **wishes), Path(folder or runs.runsFolder()))
+        start = self.start(self.plan(name, **wishes), Path(folder or runlist.runsFolder()))
         while not start.finished:
             slicer.app.processEvents()
             time.sleep(0.002)

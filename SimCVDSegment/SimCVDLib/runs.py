@@ -5,22 +5,19 @@ ends, however it ends; what it is to do is written into its control file. So a r
 scene and, where the user wants it, the application.
 """
 
-import json
 import os
-import re
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
 
-import qt
 from slicer.i18n import tr as _
 
 from simcvd.errors import SimCVDError
 from simcvd.events import read_events
 from simcvd.files import read_json, write_json
 from simcvd.locks import is_claimed
-from SimCVDLib import jobs
+from SimCVDLib import jobs, runlist
 from SimCVDLib.eventtexts import errorText, eventText
 from SimCVDLib.writing import writing
 
@@ -30,8 +27,6 @@ STOPPED_CODE = 130  # exit code of a process that stopped as asked
 ENDINGS = ("stopped", "error", "done")  # events after which a process only tidies up
 ALIVE = (PREPARING, RUNNING, PAUSED)
 
-SETTINGS = "SimCVD/runs"
-PLACE = "SimCVD/runsFolder"
 BYTES_A_POLL = 1 << 17  # some hundred events, a few milliseconds
 PEEK_BYTES = 1 << 15
 LOOKS = 2  # so often must a process be missing: between preparing and training it lets the lock go for a moment
@@ -43,53 +38,20 @@ FILES = (
 _started = {}  # folder -> process: those that this application has started
 
 
-# --- the list of runs
-
-
-def runsFolder():
-    """The folder in which new runs are made unless the user chooses another."""
-    return Path(qt.QSettings().value(PLACE) or Path.home() / "SimCVD" / "runs")
-
-
-def setRunsFolder(folder):
-    """Make new runs in this folder from now on."""
-    qt.QSettings().setValue(PLACE, str(folder))
-
-
-def freeFolder(name, parent=None):
-    """A folder for a new run of this name that is not there yet."""
-    parent = Path(parent or runsFolder())
-    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "run"
-    folder, number = parent / plain, 2
-    while folder.exists():
-        folder, number = parent / f"{plain}-{number}", number + 1
-    return folder
+# --- the runs there are
 
 
 def knownRuns():
     """The runs this application has seen, the newest first; folders that are gone are left out."""
-    return [Run(folder) for folder in reversed(_remembered()) if _isRun(Path(folder))]
+    return [Run(folder) for folder in reversed(runlist.listed()) if _isRun(folder)]
 
 
 def attach(folder):
     """The run in a folder, which is then listed; raises SimCVDError where there is none."""
     if not _isRun(Path(folder)):
         raise SimCVDError(_("{folder} holds no training; choose the folder of a run.").format(folder=folder))
-    remember(folder)
+    runlist.remember(folder)
     return Run(folder)
-
-
-def remember(folder):
-    """List a run from now on."""
-    folder, all_ = str(Path(folder).resolve()), _remembered()
-    if folder not in all_:
-        _store({**all_, folder: {}})
-
-
-def forget(folder):
-    """List a run no more; its files stay."""
-    folder = str(Path(folder).resolve())
-    _store({known: about for known, about in _remembered().items() if known != folder})
 
 
 def stopAtQuit():
@@ -102,19 +64,6 @@ def stopAtQuit():
 
 def _isRun(folder):
     return any((folder / name).is_file() for name in ("run.json", "plan.json"))
-
-
-def _remembered():
-    """{folder: {"stays": bool}} in the order in which they were made."""
-    try:
-        known = json.loads(qt.QSettings().value(SETTINGS) or "{}")
-    except (TypeError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}
-
-
-def _store(known):
-    qt.QSettings().setValue(SETTINGS, json.dumps(known))
 
 
 # --- one run
@@ -161,7 +110,7 @@ class Run:
         fixed = {"cases": "source/cases.json", "temporary": "source"}
         with writing(folder):
             write_json(folder / "plan.json", {**fixed, **plan})
-        remember(folder)
+        runlist.remember(folder)
         return cls(folder)
 
     # --- what it is
@@ -285,12 +234,11 @@ class Run:
     @property
     def staysAfterQuit(self):
         """Whether the run goes on when the application quits."""
-        return bool(_remembered().get(str(self.folder), {}).get("stays", False))
+        return runlist.stays(self.folder)
 
     @staysAfterQuit.setter
     def staysAfterQuit(self, stays):
-        known = _remembered()
-        _store({**known, str(self.folder): {**known.get(str(self.folder), {}), "stays": bool(stays)}})
+        runlist.setStays(self.folder, stays)
 
     @property
     def log(self):
@@ -376,7 +324,7 @@ class Run:
             ) from error
         _started[self.folder] = self._process
         self._saidBefore = _sizeOf(self.folder / "events.jsonl")
-        remember(self.folder)
+        runlist.remember(self.folder)
         self._look()
 
     def pause(self):
@@ -585,7 +533,7 @@ class Run:
                 ) from error
         if not any(self.folder.iterdir()):
             self.folder.rmdir()
-        forget(self.folder)
+        runlist.forget(self.folder)
         self.state = GONE
 
 

@@ -2,7 +2,7 @@
 
 from simcvd.errors import SimCVDError
 from simcvd.models import load_card
-from SimCVDLib import jobs, runs
+from SimCVDLib import jobs, runlist, runs
 from SimCVDLib.caseexport import Export
 
 
@@ -18,7 +18,7 @@ class Start:
     """
 
     def __init__(self, table, plan, folder, onChange):
-        self.folder = runs.freeFolder(plan["wishes"]["model"]["name"], folder)
+        self.folder = runlist.freeFolder(plan["wishes"]["model"]["name"], folder)
         self.finished, self.error, self.run, self.names = False, None, None, {}
         self._plan, self._onChange = plan, onChange
         model = plan["wishes"].get("from_model")

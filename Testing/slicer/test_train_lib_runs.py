@@ -16,7 +16,7 @@ from simcvd.errors import SimCVDError
 from simcvd.events import EventLog
 from simcvd.files import write_json
 from simcvd.models import load_card
-from SimCVDLib import jobs, runs
+from SimCVDLib import jobs, runlist, runs
 
 LONG = 100_000  # steps: it lasts until it is told to end
 
@@ -31,7 +31,7 @@ def nothingLeft(monkeypatch, tmp_path):
         process.kill()
         process.wait()
     runs._started.clear()
-    qt.QSettings().remove(runs.SETTINGS)
+    qt.QSettings().remove(runlist.SETTINGS)
     slicer.mrmlScene.Clear(0)
 
 
@@ -84,7 +84,7 @@ def test_a_finished_model_is_used_and_exported(finished, tmp_path):
 
 def test_any_run_can_be_attached_to(finished, tmp_path):
     run, _states, events = finished
-    qt.QSettings().remove(runs.SETTINGS)
+    qt.QSettings().remove(runlist.SETTINGS)
     assert runs.knownRuns() == []
     other = runs.attach(run.folder)
     assert other.state == runs.DONE and other.iteration == 6  # before any poll
@@ -93,7 +93,7 @@ def test_any_run_can_be_attached_to(finished, tmp_path):
         seen += other.poll()
     assert seen == events and other.after["rows"][0]["case"] == "case-005"
     assert [r.folder for r in runs.knownRuns()] == [run.folder]
-    runs.forget(run.folder)
+    runlist.forget(run.folder)
     assert runs.knownRuns() == []
     with pytest.raises(SimCVDError, match="holds no training"):
         runs.attach(tmp_path)

@@ -419,12 +419,12 @@ class TrainModuleTest(PanelTest):
         self.assertIn("2 labelled scans, each left out of a training once", self.ui.resultLabel.text)
 
     def test_a_run_that_is_not_on_the_list_is_added(self):
-        from SimCVDLib import runs
+        from SimCVDLib import runlist
 
         self.addCases()
         folder = self.start()
         self.finish()
-        runs.forget(folder)
+        runlist.forget(folder)
         slicer.mrmlScene.Clear(0)
         wait(lambda: self.ui.runTree.topLevelItemCount == 0)
         self.assertFalse(self.ui.useButton.enabled)
