@@ -345,7 +345,7 @@ class SimCVDTrainWidget(Panel):
 
     def _thumbnail(self, row):
         """Look at a case, of which its notes come, and draw it; called for one case at a time."""
-        if row.isOnDisk and row.seen is None:
+        if row.isOnDisk and not row.isSeen:
             self._looks.ask(row)
             return caselist.LATER
         choice = self._choice(self._parameters.startModel) if self._parameters is not None else None

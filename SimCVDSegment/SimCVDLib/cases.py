@@ -68,6 +68,12 @@ class CaseRow:
         return self._volume is not None and self.volume is None
 
     @property
+    def isSeen(self):
+        """Whether its files were looked at as they are now."""
+        # a look that came to nothing has no stamp, and would come to nothing again
+        return self.seen is not None and self.seen.get("stamp") in (None, filelook.stamp(self.image, self.label))
+
+    @property
     def isOnDisk(self):
         """Whether it was not loaded: its files are all there is of it."""
         return self._volume is None
@@ -339,7 +345,7 @@ class CaseTable:
         return row.warnings
 
     def _lookAtFiles(self, row):
-        if row.seen is None:
+        if not row.isSeen:
             row.seen = filelook.look(row.image, row.label)
         if "size" in row.seen:
             row.size, row.spacing, row.direction = (tuple(row.seen[name]) for name in ("size", "spacing", "direction"))

@@ -6,6 +6,7 @@ needs nothing of Slicer: `caselook` runs it, and `look` is the same in a script'
 
 import base64
 import json
+import os
 import sys
 import zlib
 
@@ -27,19 +28,20 @@ def look(image, label=None, size=96):
         size: of the thumbnail, in pixels.
 
     Returns:
-        a dictionary that JSON can hold: "size", "spacing" and "direction" of the scan, "low" and "high" of its voxels,
-        "mark" (what two equal images share), "picture" (a PNG in base64) and, where there is a label, "values" (the
-        label values in it), "outside" (none of them lies in the image) and "resampled" (it has another grid). Where
-        one of the two can't be read, "error" is a sentence, and of the scan there may be nothing.
+        a dictionary that JSON can hold: "stamp" (see `stamp`), "size", "spacing" and "direction" of the scan, "low" and
+        "high" of its voxels, "mark" (what two equal images share), "picture" (a PNG in base64) and, where there is a
+        label, "values" (the label values in it), "outside" (none of them lies in the image) and "resampled" (it has
+        another grid). Where one of the two can't be read, "error" is a sentence, and of the scan there may be nothing.
     """
     from simcvd.images import read_volume
 
+    found = {"stamp": stamp(image, label)}
     try:
         scan = read_volume(image)
     except (SimCVDError, OSError) as error:
-        return {"error": str(error)}
+        return {**found, "error": str(error)}
     geometry = scan.geometry
-    found = {"size": list(geometry.size), "spacing": list(geometry.spacing), "direction": list(geometry.direction)}
+    found |= {"size": list(geometry.size), "spacing": list(geometry.spacing), "direction": list(geometry.direction)}
     found |= {"low": float(scan.array.min()), "high": float(scan.array.max()), "mark": mark(scan.array)}
     outline = np.zeros(scan.array.shape, np.uint8)
     if label:
@@ -49,6 +51,17 @@ def look(image, label=None, size=96):
         except (SimCVDError, OSError) as error:
             found["error"] = str(error)
     return {**found, "picture": base64.b64encode(thumbnail(scan.array, outline, geometry, size)).decode()}
+
+
+def stamp(image, label):
+    """When the files of a case were changed last: other numbers mean that they are to be looked at again."""
+    times = []
+    for path in filter(None, (image, label)):
+        try:
+            times.append(os.stat(path).st_mtime_ns)
+        except OSError:
+            times.append(None)
+    return times
 
 
 def _outline(label, geometry):

@@ -171,10 +171,8 @@ def test_a_label_on_disk_with_another_grid_or_missing(tmp_path):
     (row,) = table.addFolder(tmp_path)
     assert "another grid" in table.check(row)[0]
     label.unlink()
-    row.seen = None
     assert "label.nrrd does not exist" in table.check(row)[0] and row.size == (32, 32, 16)
     row.image.unlink()
-    row.seen = None
     assert len(table.check(row)) == 1 and "image.nrrd does not exist" in row.warnings[0]
 
 

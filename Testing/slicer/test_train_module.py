@@ -16,6 +16,8 @@ import qt
 import slicer
 from test_segment_module import PanelTest, addScan, ball, loadModule, wait
 
+from simcvd.images import read_labels, write_volume
+
 ROOT = Path(__file__).resolve().parents[2]
 PLACES = ((0, 0, 0), (4, 2, 0), (-4, 0, 4), (0, -4, -4), (3, 3, 3), (-3, 3, 0))  # of the ball in each scan, in mm
 HEAD = "pool_size=16 head_hidden=16 head_width=8"  # of SimCVD, too small to learn much
@@ -266,6 +268,24 @@ class TrainModuleTest(PanelTest):
         self.assertTrue((core == inner).all() and (wall == ball(PLACES[1]) & ~inner).all())
         self.assertEqual(self.roles()["case-002"], "Labelled")
         self.assertIn(node.GetName(), self.items()["case-002"][1].text(1))
+
+    def test_files_that_changed_meanwhile_are_looked_at_again(self):
+        self.addCases(outlined=2, plain=0, validation=0)
+        folder = self.place / "edited elsewhere"
+        self.answers(qt.QFileDialog, "getExistingDirectory", str(folder))
+        self.ui.saveListButton.click()
+        wait(lambda: "Saved as" in self.ui.casesLabel.text)
+        slicer.mrmlScene.Clear(0)
+        self.answers(qt.QFileDialog, "getOpenFileName", str(folder / "cases.json"))
+        self.ui.addListButton.click()
+        wait(lambda: not any(item.icon(0).isNull() for _role, item in self.items().values()))
+        self.representation.exit()
+        row = self.widget.logic.table.rows[0]
+        labels = read_labels(row.label)
+        write_volume(row.label, labels.array * 0, labels.geometry)
+        self.representation.enter()
+        wait(lambda: "The outline is empty." in self.items()[row.name][1].text(2))
+        wait(lambda: not self.widget._list.isLooking)
 
     def test_a_scan_without_an_outline_gets_an_empty_one_to_draw(self):
         self.addCases(outlined=2, plain=1, validation=0)
