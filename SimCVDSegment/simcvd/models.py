@@ -36,6 +36,7 @@ _DESCRIPTION = {
     "licence": "",
     "data": "",
     "largest": False,  # whether each structure is in one piece, so that only its largest part is kept
+    "scan_ml": None,  # the least and the greatest volume (ml) of the scans that the model learned from
 }
 
 
@@ -368,6 +369,7 @@ _FIELDS = {
     "training": (lambda v: isinstance(v, dict), "an object"),
     "quality": (lambda v: isinstance(v, list), "a list"),
     "largest": (lambda v: isinstance(v, bool), "true or false"),
+    "scan_ml": (_is_range, "null or the least and the greatest volume (ml) of the scans that the model learned from"),
     "network.kind": (lambda v: v == "vnet", '"vnet"'),
     "network.n_classes": (lambda v: _is_whole(v, 2, 256), "a whole number from 2 to 256"),
     "network.in_channels": (lambda v: _is_whole(v, 1, 64), "a whole number from 1 to 64"),

@@ -39,6 +39,7 @@ from simcvd.models import ModelError, build_network, find_model
 
 VIEWS = 2  # stochastic passes behind an uncertainty: the two views that SimCVD trains with
 DOUBTFUL = 2.0  # times smaller or larger than all that was learned from
+FAR_WIDER = 4.0  # times the scans that were learned from; empty margins alone don't reach it
 ROI_CONTEXT = 32  # voxels of the model's grid around a region of interest that the network sees too
 
 
@@ -220,8 +221,14 @@ class Segmenter:
         return labels, sdm[0] if classes == 2 else sdm
 
     def _doubts(self, labels: np.ndarray, geometry: Geometry) -> list[str]:
-        """A sentence for each structure that is far smaller or larger than all that the model learned from."""
+        """A sentence for a scan far larger than all that the model learned from, and for each structure far off."""
         doubts = []
+        most, shown = (self.card["scan_ml"] or (0.0, np.inf))[1] / 1000, labels.size * geometry.voxel_volume / 1e6
+        if shown > most * FAR_WIDER:
+            doubts.append(
+                f"The scan shows {shown:.2g} litres of the patient, those that the model learned from at most "
+                f"{most:.2g}: crop it around the structure if the result is wrong."
+            )
         for segment in self.card["segments"]:
             low, high = segment.get("volume_ml") or (0.0, np.inf)
             found = (labels == segment["value"]).sum() * geometry.voxel_volume / 1000

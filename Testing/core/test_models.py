@@ -173,6 +173,7 @@ class TestCard:
             ("network", {**CARD["network"], "n_classes": True}),
             ("network", {**CARD["network"], "n_filters": 10**9}),
             ("sha256", "abc"),
+            ("scan_ml", [9, 2]),
         ],
     )
     def test_the_wrong_field_is_named(self, model, field, value):

@@ -474,6 +474,15 @@ def test_a_structure_far_from_what_was_learned_is_doubted(segmenter, monkeypatch
     assert inside.labels.any() and not inside.notes
 
 
+@pytest.mark.parametrize(("learned", "doubted"), [(None, False), ([1, 500], False), ([1, 20], True)])
+def test_a_scan_far_wider_than_those_learned_from_is_doubted(segmenter, monkeypatch, learned, doubted):
+    scan = volume(balls(radii=(12,)))
+    monkeypatch.setitem(segmenter.card, "scan_ml", learned)
+    notes = segmenter.segment(scan).notes
+    assert ["at most 0.02: crop it" in note for note in notes] == [True] * doubted
+    assert not segmenter.segment(scan, Settings(roi=(-30, 26, 12, 60, 7, 30))).notes
+
+
 def test_region_of_interest_leaves_the_rest_background(segmenter):
     array = balls((40, 48, 80), ((20, 24, 20), (20, 24, 60)), (10, 10))
     scan = volume(array)

@@ -239,10 +239,13 @@ def test_the_card_tells_the_volumes_that_were_learned_from(tmp_path):
     for told, volumes in zip(told_volumes(run.model), expected, strict=True):
         assert told == pytest.approx([min(volumes), max(volumes)])
     card = models.load_card(run.model)
-    card["segments"][0]["volume_ml"] = [0.5, 900.0]
+    sizes = [load_prepared(run.path / case["prepared"])["image"].size * 8 / 1000 for case in labelled]
+    assert card["scan_ml"] == pytest.approx([min(sizes), max(sizes)])
+    card["segments"][0]["volume_ml"], card["scan_ml"] = [0.5, 900.0], [0.25, 9000.0]
     write_json(run.model / "card.json", card)
     on, *_ = start_of(tmp_path / "on", cases, from_model=str(run.model), network={})
     assert told_volumes(on.model)[0] == [0.5, 900.0]
+    assert models.load_card(on.model)["scan_ml"] == [0.25, 9000.0]
 
 
 def test_one_structure_starts_at_random(tmp_path):

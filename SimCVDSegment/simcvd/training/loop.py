@@ -8,7 +8,7 @@ import signal
 import statistics
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -515,6 +515,7 @@ class Trainer:
         state = {k: v.cpu().numpy() for k, v in self.method.deployed.state_dict().items()}
         card = card_of(self.config) | {"training": self._provenance()}
         card["segments"] = [{**segment, "volume_ml": self._volumes(segment)} for segment in card["segments"]]
+        card["scan_ml"] = self._range_in_ml([case.image.size for case in self.labelled], card.get("scan_ml"))
         models.save_model(self.folder.model, card, state, overwrite=True)
         # read back what a user will load, not what is in memory
         self.method.deployed.load_state_dict(models.build_network(self.folder.model)[0].state_dict())
@@ -533,9 +534,12 @@ class Trainer:
 
     def _volumes(self, segment: dict) -> list[float]:
         """The least and the greatest volume (ml) of a structure that this run, or its start model, learned from."""
+        voxels = [(case.label == segment["value"]).sum() for case in self.labelled]
+        return self._range_in_ml(voxels, segment.get("volume_ml"))
+
+    def _range_in_ml(self, voxels: Iterable[int], before: Sequence[float] | None) -> list[float]:
         voxel = np.prod(self.config["spacing"]) / 1000
-        volumes = [float((case.label == segment["value"]).sum() * voxel) for case in self.labelled]
-        volumes += segment.get("volume_ml") or []
+        volumes = [*(float(n * voxel) for n in voxels), *(before or [])]
         return [round(min(volumes), 3), round(max(volumes), 3)]
 
     def _leave_one_out(self) -> dict:

@@ -159,7 +159,7 @@ def _grid(config: dict, spacing: Sequence[float] | None, n_classes: int, wishes:
             raise TrainingError(f"The model {card['name']} works at {card['grid']['spacing']} mm; leave out --spacing.")
         if network:
             raise TrainingError(f"The network is that of the model {card['name']}; leave its settings out.")
-        kept = ("title", "description", "modality", "segments", "licence", "data", "largest")
+        kept = ("title", "description", "modality", "segments", "licence", "data", "largest", "scan_ml")
         return {
             "spacing": card["grid"]["spacing"],
             "normalisation": wishes.get("normalisation") or card["normalisation"],
