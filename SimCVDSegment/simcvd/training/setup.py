@@ -165,7 +165,6 @@ def _grid(config: dict, spacing: Sequence[float] | None, n_classes: int, wishes:
             "normalisation": wishes.get("normalisation") or card["normalisation"],
             "network": card["network"],
             "from_model_name": card["name"],
-            "patch": config["patch"] or card["patch"],
             "model": {"name": "own-model", "version": "1", **{k: card[k] for k in kept}, **model},
         }
     segments = [
