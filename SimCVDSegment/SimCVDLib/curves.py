@@ -1,6 +1,7 @@
 """The curves of a training: its events as table and plot nodes, appended while it runs."""
 
 import math
+import statistics
 
 import slicer
 import vtk
@@ -11,6 +12,7 @@ from SimCVDLib import nodes
 MOST_ROWS = 1000  # more are thinned out: no screen is wider
 TIME = "Minutes"
 QUALITY = {"dice": "Dice [%]", "hd95": "95HD [mm]"}
+OF_STRUCTURES = {**QUALITY, "asd": "ASD [mm]"}
 COLORS = (
     *((0.00, 0.45, 0.70), (0.90, 0.62, 0.00), (0.00, 0.62, 0.45), (0.80, 0.47, 0.65)),
     *((0.84, 0.37, 0.00), (0.34, 0.71, 0.91), (0.45, 0.45, 0.45), (0.20, 0.20, 0.20)),
@@ -18,23 +20,29 @@ COLORS = (
 
 
 class Curves:
-    """Losses, and validation Dice and 95HD, against the minutes of training, without the time between two processes.
+    """Losses, and figures of the validations, against the minutes of training, without the time between two processes.
 
     The nodes are not saved with the scene, as the run folder has all of it. Where the scene was closed meanwhile,
     nothing is drawn any more (`isGone`).
 
     Args:
         name: of the training, for the titles.
+        structureName: called with a label value, gives the name of that structure.
 
     Attributes:
-        table, qualityTable: vtkMRMLTableNode of the losses and of the validations.
-        lossChart, qualityChart: vtkMRMLPlotChartNode.
+        table, qualityTable, structureTable: vtkMRMLTableNode of the losses, of the validations' Dice and 95HD, and of
+            Dice, 95HD and ASD of each structure.
+        lossChart, qualityChart, structureChart: vtkMRMLPlotChartNode.
     """
 
-    def __init__(self, name):
+    def __init__(self, name, structureName=str):
+        self._structureName = structureName
         self._clock = _Clock()
         self._steps = _Curve(_("{name}: losses").format(name=name), _("loss"), log=True)
         self._figures = _Curve(_("{name}: validation").format(name=name), _("Dice [%], 95HD [mm]"), markers=True)
+        title = _("{name}: validation by structure").format(name=name)
+        self._structures = _Curve(title, _("Dice [%], 95HD and ASD [mm]"), markers=True)
+        self._all = (self._steps, self._figures, self._structures)
 
     @property
     def table(self):
@@ -45,6 +53,10 @@ class Curves:
         return self._figures.table.get()
 
     @property
+    def structureTable(self):
+        return self._structures.table.get()
+
+    @property
     def lossChart(self):
         return self._steps.chart.get()
 
@@ -53,9 +65,13 @@ class Curves:
         return self._figures.chart.get()
 
     @property
+    def structureChart(self):
+        return self._structures.chart.get()
+
+    @property
     def isGone(self):
         """Whether nodes have left the scene."""
-        return None in (self.table, self.qualityTable, self.lossChart, self.qualityChart)
+        return any(None in (curve.table.get(), curve.chart.get()) for curve in self._all)
 
     def add(self, events):
         """Take in events of the run, in their order."""
@@ -65,21 +81,31 @@ class Curves:
             kind, minutes = event["event"], self._clock.minutes(event)
             if kind == "start":
                 # what came after the last checkpoint is done again
-                for curve in (self._steps, self._figures):
+                for curve in self._all:
                     curve.cut(event["iteration"])
             elif kind == "step":
                 self._steps.add(event["iteration"], minutes, event["loss"])
             elif kind == "validation":
                 figures = {title: event[key] for key, title in QUALITY.items() if event.get(key) is not None}
-                if figures:  # nothing was found: there is no figure to draw
-                    self._figures.add(event["iteration"], minutes, figures)
-        self._steps.draw()
-        self._figures.draw()
+                for curve, values in ((self._figures, figures), (self._structures, self._byStructure(event))):
+                    if values:  # nothing was found: there is no figure to draw
+                        curve.add(event["iteration"], minutes, values)
+        for curve in self._all:
+            curve.draw()
 
     def close(self):
         """Remove the nodes."""
-        for curve in (self._steps, self._figures):
+        for curve in self._all:
             curve.close()
+
+    def _byStructure(self, event):
+        """Means over the cases of what was measured, by structure and figure."""
+        measured = {}
+        for row in event.get("rows", ()):
+            for key, title in OF_STRUCTURES.items():
+                if row[key] is not None:
+                    measured.setdefault(f"{self._structureName(row['label'])}: {title}", []).append(row[key])
+        return {name: statistics.mean(values) for name, values in measured.items()}
 
 
 class _Clock:

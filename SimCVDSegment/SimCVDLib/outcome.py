@@ -45,14 +45,13 @@ class Outcome:
     """
 
     def __init__(self, run, names=None):
-        structures = {segment["value"]: segment["name"] for segment in run.config["model"]["segments"]}
         self.title = _("Model {name}").format(name=run.config["model"]["name"])
         self.start = run.config.get("from_model_name")
         self._leftOut = run.how is not None
         self.rows = [
             {
                 "case": (names or {}).get(row["case"], row["case"]),
-                "structure": structures.get(row["label"], str(row["label"])),
+                "structure": run.structureName(row["label"]),
                 "before": row["before"],
                 "after": row["after"],
             }

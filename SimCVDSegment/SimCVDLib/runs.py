@@ -132,6 +132,11 @@ class Run:
         card = config.get("model") or config.get("wishes", {}).get("model") or {}
         return card.get("title") or card.get("name") or self.folder.name
 
+    def structureName(self, value):
+        """What the structure with this label value is called; the value itself before run.json says it."""
+        segments = self.config.get("model", {}).get("segments", [])
+        return next((segment["name"] for segment in segments if segment["value"] == value), str(value))
+
     @property
     def isAlive(self):
         """Whether a process is at work or waits."""

@@ -73,7 +73,7 @@ class RunView:
         self.release()
         if any(str(run.folder) == folder for run in self._runs):
             self.run = runs.Run(folder)  # one that has told nothing yet: the curves begin at the beginning
-            self._curves = Curves(self.run.name)
+            self._curves = Curves(self.run.name, self.run.structureName)
             self.poll()
 
     def release(self):
@@ -242,7 +242,8 @@ class RunView:
 
     def _chart(self):
         """The chart node that is chosen for the plot."""
-        return self._curves.lossChart if self._ui.chartComboBox.currentIndex == 1 else self._curves.qualityChart
+        curves = self._curves
+        return (curves.qualityChart, curves.structureChart, curves.lossChart)[self._ui.chartComboBox.currentIndex]
 
     def _plotView(self):
         """The node of the plot view in the panel, which is none of the layout's."""

@@ -50,6 +50,18 @@ def test_losses_and_figures_against_minutes():
     assert "mine" in curves.lossChart.GetTitle() and not curves.table.GetSaveWithScene()
 
 
+def test_figures_of_each_structure():
+    curves = Curves("mine", {1: "Wall", 2: "Core"}.get)
+    figures = [("a", 1, 80.0, 4.0, 1.0), ("b", 1, 90.0, 2.0, 0.5), ("a", 2, 70.0, None, None), ("b", 2, 60.0, 8.0, 2.0)]
+    rows = [dict(zip(("case", "label", "dice", "hd95", "asd"), row, strict=True)) for row in figures]
+    curves.add([start(0.0), {**validation(60, 1, 75.0, 5.0), "rows": rows}, validation(120, 2, 80.0, 4.0)])
+    names = [s.GetYColumnName() for s in series(curves.structureChart)]
+    assert names == [
+        f"{name}: {figure}" for name in ("Wall", "Core") for figure in ("Dice [%]", "95HD [mm]", "ASD [mm]")
+    ]
+    assert [column(curves.structureTable, name) for name in names] == [[85], [3], [0.75], [65], [8], [2]]
+
+
 def test_a_term_that_comes_late_and_seldom():
     curves = Curves("mine")
     curves.add([start(0.0), step(60, 1, total=1.0), step(120, 2, total=2.0, contrast=7.0), step(180, 3, total=3.0)])

@@ -316,8 +316,9 @@ class TrainModuleTest(PanelTest):
         self.assertRegex(self.ui.resultLabel.text, r"^On 1 validation scan: Dice \d+\.\d % before")
         self.assertGreater(len(self.ui.plotView.lines()), 0)
         self.assertTrue(any(len(points) >= 2 for _color, points in self.ui.plotView.lines()))
-        self.ui.chartComboBox.currentIndex = 1
-        self.assertTrue(any(len(points) >= 2 for _color, points in self.ui.plotView.lines()))
+        for chart in (1, 2):
+            self.ui.chartComboBox.currentIndex = chart
+            self.assertTrue(any(len(points) >= 2 for _color, points in self.ui.plotView.lines()))
         self.ui.chartComboBox.currentIndex = 0
         self.assertFalse(self.ui.previewLabel.pixmap.isNull())
         self.assertIn("100 %", self.watched(2))
