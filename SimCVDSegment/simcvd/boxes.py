@@ -54,6 +54,21 @@ def grown(box: Box, by: Sequence[int], shape: Sequence[int]) -> Box:
     )
 
 
+def at_least(box: Box, sides: Sequence[int], shape: Sequence[int]) -> Box:
+    """A box made as large as `sides`, alike on both sides as far as an array of a shape allows."""
+    larger = []
+    for s, side, n in zip(box, sides, shape, strict=True):
+        missing = max(min(side, n) - (s.stop - s.start), 0)
+        start = min(max(s.start - missing // 2, 0), n - (s.stop - s.start) - missing)
+        larger.append(slice(start, start + (s.stop - s.start) + missing))
+    return tuple(larger)
+
+
+def moved(box: Box, by: Sequence[int]) -> Box:
+    """A box so many voxels further along each axis."""
+    return tuple(slice(s.start + n, s.stop + n) for s, n in zip(box, by, strict=True))
+
+
 def holds(outer: Box, inner: Box) -> bool:
     """Whether a box lies in another."""
     return 0 in size(inner) or all(o.start <= i.start and i.stop <= o.stop for o, i in zip(outer, inner, strict=True))

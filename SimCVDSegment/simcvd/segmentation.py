@@ -6,11 +6,13 @@ import itertools
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
 
+from simcvd.boxes import Box, at_least, everything, grown
 from simcvd.clock import Clock
 from simcvd.devices import SMALLEST_LIMIT_MB, choose_device, choose_precision, memory_limit
 from simcvd.errors import NotEnoughMemoryError, is_out_of_memory
@@ -36,11 +38,14 @@ from simcvd.labels import (
     roi_box,
 )
 from simcvd.models import ModelError, build_network, find_model
+from simcvd.search import search, window_boxes, window_shape
 
 VIEWS = 2  # stochastic passes behind an uncertainty: the two views that SimCVD trains with
 DOUBTFUL = 2.0  # times smaller or larger than all that was learned from
 FAR_WIDER = 4.0  # times the scans that were learned from; empty margins alone don't reach it
-ROI_CONTEXT = 32  # voxels of the model's grid around a region of interest that the network sees too
+CONTEXT = 8  # voxels of the model's grid around a region that the network sees too; a patch it sees in any case
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ class Result:
     model_sdm: (C - 1, K, J, I), float32, or None: the distance head's own maps, -1 deep inside to 1 far outside (1 too
         outside a region), before `largest` and `offset`.
     device: where the network ran in the end.
-    seconds: by part: prepare, network, back, distance, total.
+    seconds: by part: prepare, search, network, back, distance, total.
     notes: sentences for the user: what fell back and why, what was not found.
     """
 
@@ -137,13 +142,18 @@ class Segmenter:
         _check(settings)
         told, clock = _Progress(progress), Clock()
         grid = Grid.of(volume.geometry, self.spacing)
-        array = normalise(grid.forward(volume.array), self.card["normalisation"])
+        array = grid.forward(volume.array)
         told(0.1)
         clock.lap("prepare")
         notes: list[str] = []
-        found, device = self._predict_region(array, grid.geometry, settings, told, notes)
+        box = self._region(array, grid.geometry, settings, told, notes)
+        shape, array = array.shape, self._normalised(array[box], settings)
+        clock.lap("search")
+        found, device = self._predict(array, settings, told, notes)
         if not np.isfinite(found).all():
             raise ModelError("The model gave numbers that are not finite; import or train it again.")
+        if array.shape != shape:
+            found = self._placed(found, box, shape, settings)
         del array
         clock.lap("network")
         n = self.network.settings["n_classes"] - 1
@@ -160,21 +170,72 @@ class Segmenter:
         maps = labels, sdm, probability, uncertainty, model_sdm
         return Result(*maps, volume.geometry, device, clock.seconds(), notes)
 
-    def _predict_region(self, array, geometry: Geometry, settings: Settings, told: _Progress, notes: list[str]):
-        """The predictor's maps on the whole grid, of which it saw the region of interest and its surroundings, and
-        the device that they were made on."""
-        if settings.roi is None:
-            return self._predict(array, settings, told, notes)
-        box = roi_box(geometry, settings.roi, margin=ROI_CONTEXT)
-        part, device = self._predict(array[box], settings, told, notes)
-        found = np.zeros((len(part), *array.shape), np.float32)
+    def _region(self, array, geometry: Geometry, settings: Settings, told: _Progress, notes: list[str]) -> Box:
+        """What the network is to see of an array on the model's grid: with a region of interest, that and its
+        surroundings; of a scan far wider than it knows, what is around the place found by a search; else all."""
+        if settings.roi is not None:
+            inner = roi_box(geometry, settings.roi)
+        else:
+            inner = self._search_if_wide(array, geometry, settings, told, notes)
+        if inner is None:
+            return everything(array.shape)
+        return at_least(grown(inner, (CONTEXT,) * 3, array.shape), self.patch, array.shape)
+
+    def _search_if_wide(self, array, geometry: Geometry, settings: Settings, told: _Progress, notes: list[str]):
+        """The box of what a search finds in a scan that shows far more than those that were learned from; None for
+        other scans, when it finds nothing, and when windows were asked for."""
+        if not self.card["scan_ml"]:
+            return None
+        shown, most = array.size * geometry.voxel_volume / 1e6, self.card["scan_ml"][1] / 1000
+        if shown <= FAR_WIDER * most:
+            return None
+        found = None if settings.windows else self._search(array, settings, told, notes)
+        wide = f"The scan shows {shown:.2g} litres of the patient, those that the model learned from at most {most:.2g}"
+        if found:
+            notes.append(
+                f"{wide}, so it was searched in parts of such a size: look whether the right place was found, else "
+                "give a region of interest around the structure."
+            )
+        else:
+            notes.append(f"{wide}: give a region of interest around the structure if the result is wrong.")
+        return found
+
+    def _search(self, array: np.ndarray, settings: Settings, told: _Progress, notes: list[str]) -> Box | None:
+        """Where the structures lie in a scan that shows far more than those that were learned from; None if nowhere."""
+        millilitre = 1000 / math.prod(self.spacing)  # voxels
+        window = window_shape(self.patch, float(np.mean(self.card["scan_ml"])) * millilitre)
+        learned = {segment["value"]: segment.get("volume_ml") for segment in self.card["segments"]}
+        known = [learned.get(value) or (0.0, np.inf) for value in range(1, self.network.settings["n_classes"])]
+        volumes = [(low * millilitre / DOUBTFUL, high * millilitre * DOUBTFUL) for low, high in known]
+        plain = replace(settings, uncertainty=False, model_sdm=False)
+        step = told.stepper(0.1, 0.65, len(window_boxes(array.shape, window)))
+
+        def attempt(device: str, limit: float) -> Box | None:
+            predictor = self._predictor(device, plain)
+
+            def predict(part: np.ndarray) -> np.ndarray:
+                return predict_within(predictor, part, window, limit)
+
+            return search(predict, array, window, self.card["normalisation"], volumes, step)
+
+        device = self._device(settings)
+        return with_fallback(attempt, device, settings.memory_limit_mb or memory_limit(device), notes, told)
+
+    def _normalised(self, array: np.ndarray, settings: Settings) -> np.ndarray:
+        if settings.roi is not None and array.min() == array.max():
+            raise SegmentationError("The region of interest shows a single value; move it onto the structure.")
+        return normalise(array, self.card["normalisation"])
+
+    def _placed(self, part: np.ndarray, box: Box, shape: Sequence[int], settings: Settings) -> np.ndarray:
+        """The predictor's maps of a box on the whole grid: background around it."""
+        found = np.zeros((len(part), *shape), np.float32)
         if settings.model_sdm:
             found[1 - self.network.settings["n_classes"] :] = 1
         found[(slice(None), *box)] = part
-        return found, device
+        return found
 
     def _predict(self, array: np.ndarray, settings: Settings, told: _Progress, notes: list[str]):
-        device = used = self.device if settings.device == "auto" else choose_device(settings.device)
+        device = used = self._device(settings)
 
         def attempt(device: str, limit: float) -> np.ndarray:
             nonlocal used
@@ -184,13 +245,16 @@ class Segmenter:
         found = with_fallback(attempt, device, settings.memory_limit_mb or memory_limit(device), notes, told)
         return found, used
 
+    def _device(self, settings: Settings) -> str:
+        return self.device if settings.device == "auto" else choose_device(settings.device)
+
     def _pass(self, predictor: Predictor, array, limit: float, windows: bool, told: _Progress) -> np.ndarray:
         if windows:
             stride = published_stride(self.spacing)
-            step = told.stepper(0.1, 0.75, STEPS * count_windows(array.shape, self.patch, stride))
+            step = told.stepper(told.highest, 0.75, STEPS * count_windows(array.shape, self.patch, stride))
             return sliding_windows(predictor, array, self.patch, stride, step)
         tile = tile_shape(array.shape, predictor.voxels_within(limit), self.patch)
-        step = told.stepper(0.1, 0.75, STEPS * count_tiles(array.shape, tile, self.patch))
+        step = told.stepper(told.highest, 0.75, STEPS * count_tiles(array.shape, tile, self.patch))
         return predict_within(predictor, array, self.patch, limit, step)
 
     def _predictor(self, device: str, settings: Settings) -> Predictor:
@@ -221,14 +285,8 @@ class Segmenter:
         return labels, sdm[0] if classes == 2 else sdm
 
     def _doubts(self, labels: np.ndarray, geometry: Geometry) -> list[str]:
-        """A sentence for a scan far larger than all that the model learned from, and for each structure far off."""
+        """A sentence for each structure whose volume is far from all that the model learned from."""
         doubts = []
-        most, shown = (self.card["scan_ml"] or (0.0, np.inf))[1] / 1000, labels.size * geometry.voxel_volume / 1e6
-        if shown > most * FAR_WIDER:
-            doubts.append(
-                f"The scan shows {shown:.2g} litres of the patient, those that the model learned from at most "
-                f"{most:.2g}: crop it around the structure if the result is wrong."
-            )
         for segment in self.card["segments"]:
             low, high = segment.get("volume_ml") or (0.0, np.inf)
             found = (labels == segment["value"]).sum() * geometry.voxel_volume / 1000
@@ -241,12 +299,12 @@ class Segmenter:
 
 
 def with_fallback(
-    attempt: Callable[[str, float], np.ndarray],
+    attempt: Callable[[str, float], T],
     device: str,
     limit: float,
     notes: list[str],
     told: _Progress | None = None,
-) -> np.ndarray:
+) -> T:
     """Run `attempt(device, limit in MB)`: out of memory, with smaller limits; when a GPU still fails, on the CPU.
 
     Adds a sentence to `notes` for each retreat. Raises NotEnoughMemoryError when memory runs out on the CPU too; what

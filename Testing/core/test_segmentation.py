@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from simcvd import segmentation
 from simcvd.errors import NotEnoughMemoryError, SimCVDError
 from simcvd.grid import Geometry, ImageError, Volume
 from simcvd.images import read_volume
@@ -361,7 +362,7 @@ def test_result_lies_on_the_grid_of_the_scan(segmenter, spacing, direction):
     assert result.uncertainty is None and result.device == "cpu"
     assert dice(result.labels, array > array.mean() + array.std()) > 90
     assert np.array_equal(result.sdm < 0, result.labels == 1)
-    assert set(result.seconds) == {"prepare", "network", "back", "distance", "total"}
+    assert set(result.seconds) == {"prepare", "search", "network", "back", "distance", "total"}
     assert result.notes == []
 
 
@@ -474,13 +475,80 @@ def test_a_structure_far_from_what_was_learned_is_doubted(segmenter, monkeypatch
     assert inside.labels.any() and not inside.notes
 
 
-@pytest.mark.parametrize(("learned", "doubted"), [(None, False), ([1, 500], False), ([1, 20], True)])
-def test_a_scan_far_wider_than_those_learned_from_is_doubted(segmenter, monkeypatch, learned, doubted):
+@pytest.mark.parametrize(("learned", "searched"), [(None, False), ([1, 500], False), ([1, 20], True)])
+def test_a_scan_far_wider_than_those_learned_from_is_searched(segmenter, monkeypatch, learned, searched):
     scan = volume(balls(radii=(12,)))
     monkeypatch.setitem(segmenter.card, "scan_ml", learned)
     notes = segmenter.segment(scan).notes
-    assert ["at most 0.02: crop it" in note for note in notes] == [True] * doubted
+    assert ["at most 0.02, so it was searched" in note for note in notes] == [True] * searched
+    notes = segmenter.segment(scan, Settings(windows=True)).notes
+    assert ["at most 0.02: give a region" in note for note in notes] == [True] * searched
     assert not segmenter.segment(scan, Settings(roi=(-30, 26, 12, 60, 7, 30))).notes
+
+
+def wide_scan() -> tuple[Volume, np.ndarray]:
+    """A ball in a wide scan that something tiny and far brighter hides, and where the ball is."""
+    ball = balls((48, 64, 160), ((24, 30, 30),), (7,))
+    return volume(ball + 10_000 * (balls(ball.shape, ((24, 32, 130),), (2,)) > 0)), ball > 10
+
+
+def test_a_search_finds_what_has_a_plausible_size(segmenter, monkeypatch):
+    scan, truth = wide_scan()
+    assert not segmenter.segment(scan).labels[truth].any()
+    monkeypatch.setitem(segmenter.card, "scan_ml", [20, 30])
+    monkeypatch.setitem(segmenter.card["segments"][0], "volume_ml", [1, 3])
+    seen = []
+    found = segmenter.segment(scan, Settings(uncertainty=True, model_sdm=True), seen.append)
+    assert (found.labels[truth] > 0).mean() > 0.9 and not found.labels[:, :, 60:].any()
+    assert found.model_sdm[0, :, :, 100:].min() == 1 and found.uncertainty[:, :, 100:].max() < 1e-5
+    assert seen == sorted(seen) and seen[-1] == 1.0
+    assert [note.startswith("The scan shows 0.49 litres") for note in found.notes] == [True]
+
+
+def test_a_search_that_finds_nothing_plausible_leaves_the_whole_scan(segmenter, monkeypatch):
+    scan, _ = wide_scan()
+    plain = segmenter.segment(scan)
+    monkeypatch.setitem(segmenter.card, "scan_ml", [20, 30])
+    monkeypatch.setitem(segmenter.card["segments"][0], "volume_ml", [2000, 3000])
+    found = segmenter.segment(scan)
+    assert np.array_equal(found.labels, plain.labels)
+    assert "give a region of interest around the structure if" in found.notes[0]
+
+
+def test_a_search_can_be_cancelled_and_retreats_from_a_full_memory(segmenter, monkeypatch):
+    scan, truth = wide_scan()
+    monkeypatch.setitem(segmenter.card, "scan_ml", [20, 30])
+    monkeypatch.setitem(segmenter.card["segments"][0], "volume_ml", [1, 3])
+
+    def cancel(fraction):
+        if fraction > 0.2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        segmenter.segment(scan, progress=cancel)
+    tried = []
+
+    def search(predict, *rest):
+        tried.append(1)
+        if len(tried) == 1:
+            raise MemoryError
+        return real(predict, *rest)
+
+    real = segmentation.search
+    monkeypatch.setattr(segmentation, "search", search)
+    found = segmenter.segment(scan)
+    assert len(tried) == 2 and (found.labels[truth] > 0).mean() > 0.9
+    assert "Memory ran out" in found.notes[0]
+
+
+def test_a_region_of_interest_is_normalised_by_itself(segmenter):
+    scan, truth = wide_scan()
+    x0, y0, z0 = scan.geometry.origin
+    roi = (x0 + 15, x0 + 45, y0 + 15, y0 + 45, z0 + 9, z0 + 39)
+    assert (segmenter.segment(scan, Settings(roi=roi)).labels[truth] > 0).mean() > 0.9
+    roi = (x0 + 70, x0 + 90, y0 + 15, y0 + 45, z0 + 9, z0 + 39)
+    with pytest.raises(SegmentationError, match="shows a single value"):
+        segmenter.segment(scan, Settings(roi=roi))
 
 
 def test_region_of_interest_leaves_the_rest_background(segmenter):
