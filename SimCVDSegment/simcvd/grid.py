@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -76,6 +76,25 @@ def upright(array: np.ndarray, geometry: Geometry) -> tuple[np.ndarray, tuple[fl
     """An array (K, J, I) with its axes turned to the nearest S, P, L order, and its spacing (mm) along L, P, S."""
     axes, flipped, _ = _nearest_lps(np.reshape(geometry.direction, (3, 3)))
     return _turned(array, axes, flipped), tuple(geometry.spacing[a] for a in axes)
+
+
+def with_axes(geometry: Geometry, letters: str) -> Geometry:
+    """A geometry whose i, j and k lead to `letters` (L or R, P or A, S or I; "LPS" is the identity), whatever its
+    direction was before.
+
+    Raises ImageError unless the letters name each axis of the patient once.
+    """
+    direction = np.zeros((3, 3))
+    for axis, letter in enumerate(letters.upper()):
+        world = next((n for n, ways in enumerate(("LR", "PA", "SI")) if letter in ways), None)
+        if world is None or axis > 2 or direction[world].any():
+            break
+        direction[world, axis] = 1.0 if letter in "LPS" else -1.0
+    if len(letters) != 3 or not direction.any(0).all():
+        raise ImageError(
+            f"The axes can't be {letters!r}; give three letters such as LPS: one of L and R, of P and A, of S and I."
+        )
+    return replace(geometry, direction=tuple(direction.ravel().tolist()))
 
 
 def same_geometry(a: Geometry, b: Geometry, tolerance: float = 1e-3) -> bool:

@@ -16,7 +16,7 @@ from simcvd.boxes import Box, at_least, everything, grown
 from simcvd.clock import Clock
 from simcvd.devices import SMALLEST_LIMIT_MB, choose_device, choose_precision, memory_limit
 from simcvd.errors import NotEnoughMemoryError, is_out_of_memory
-from simcvd.grid import Geometry, Grid, Volume, normalise
+from simcvd.grid import Geometry, Grid, Volume, normalise, with_axes
 from simcvd.inference import (
     STEPS,
     Predictor,
@@ -61,6 +61,7 @@ class Settings:
     roi: LPS bounds in mm (x0, x1, y0, y1, z0, z1); outside is background.
     precision: "auto", "float32" or "bfloat16".
     memory_limit_mb: what one pass of the network may take; beyond it the scan is cut into blended tiles.
+    axes: where i, j and k lead to in truth, "LPS" for example, if the image's header is wrong; results keep to it.
     """
 
     device: str = "auto"
@@ -72,6 +73,7 @@ class Settings:
     precision: str = "auto"
     memory_limit_mb: float | None = None
     model_sdm: bool = False
+    axes: str | None = None
 
 
 @dataclass
@@ -133,7 +135,7 @@ class Segmenter:
             progress: called with the fraction done, between steps; what it raises ends the work and passes through.
 
         Raises:
-            ImageError: the image is constant or its grid too large.
+            ImageError: the image is constant, its grid too large, or the axes are none.
             SegmentationError: the settings cannot be met.
             NotEnoughMemoryError: memory ran out on the CPU too.
             ModelError: what the model gives are no numbers.
@@ -141,7 +143,8 @@ class Segmenter:
         settings = settings or Settings()
         _check(settings)
         told, clock = _Progress(progress), Clock()
-        grid = Grid.of(volume.geometry, self.spacing)
+        place = volume.geometry if settings.axes is None else with_axes(volume.geometry, settings.axes)
+        grid = Grid.of(place, self.spacing)
         array = grid.forward(volume.array)
         told(0.1)
         clock.lap("prepare")
@@ -339,6 +342,10 @@ def _check(settings: Settings) -> None:
     roi = settings.roi
     if roi is not None and (len(roi) != 6 or not np.isfinite(roi).all() or any(roi[n] > roi[n + 1] for n in (0, 2, 4))):
         raise SegmentationError("A region needs six bounds in mm: x0 x1 y0 y1 z0 z1, each pair rising.")
+    if roi is not None and settings.axes is not None:
+        raise SegmentationError(
+            "A region and axes exclude each other: bounds follow the header; mend the header first."
+        )
 
 
 class _Progress:

@@ -15,7 +15,7 @@ import numpy as np
 from scipy import ndimage
 
 from simcvd.boxes import Box, bounding_box, everything, grown
-from simcvd.grid import Geometry, Grid, Volume, upright
+from simcvd.grid import Geometry, Grid, Volume, upright, with_axes
 from simcvd.images import read_labels, read_volume
 
 BIAS = 0.4
@@ -200,11 +200,7 @@ def reordered(scan: Scan, letters: str) -> Scan:
 
 def relabelled(scan: Scan, letters: str) -> Scan:
     """Another header: i, j and k lead to `letters`, whatever it said before."""
-    direction = np.zeros((3, 3))
-    for axis, letter in enumerate(letters):
-        world = next(n for n, way in enumerate(WAYS) if letter in way)
-        direction[world, axis] = 1.0 if letter == WAYS[world][0] else -1.0
-    return replace(scan, geometry=replace(scan.geometry, direction=tuple(direction.ravel().tolist())))
+    return replace(scan, geometry=with_axes(scan.geometry, letters))
 
 
 # --- all at once -----------------------------------------------------------------------------------------------------

@@ -486,6 +486,15 @@ def test_a_scan_far_wider_than_those_learned_from_is_searched(segmenter, monkeyp
     assert not segmenter.segment(scan, Settings(roi=(-30, 26, 12, 60, 7, 30))).notes
 
 
+def test_axes_stand_above_a_wrong_header(two_classes):
+    scan = volume(balls((40, 48, 56), ((14, 24, 20), (30, 30, 40)), (10, 6)), (1.0, 1.5, 2.0))
+    header = replace(scan, geometry=replace(scan.geometry, direction=(0, 0, -1, 1, 0, 0, 0, -1, 0)))
+    told = two_classes.segment(header, Settings(axes="lps"))
+    assert told.geometry == header.geometry
+    assert np.array_equal(told.labels, two_classes.segment(scan).labels)
+    assert np.array_equal(told.sdm, two_classes.segment(scan).sdm)
+
+
 def wide_scan() -> tuple[Volume, np.ndarray]:
     """A ball in a wide scan that something tiny and far brighter hides, and where the ball is."""
     ball = balls((48, 64, 160), ((24, 30, 30),), (7,))
@@ -662,6 +671,11 @@ def test_progress_rises_to_one_and_can_cancel(segmenter):
         Settings(roi=(0, 1, 2)),
         Settings(roi=(1, 0, 0, 1, 0, 1)),
         Settings(roi=(500, 600, 0, 1, 0, 1)),
+        Settings(axes="LP"),
+        Settings(axes="LPSI"),
+        Settings(axes="LRS"),
+        Settings(axes="xyz"),
+        Settings(axes="LPS", roi=(-30, 26, 12, 60, 7, 30)),
     ],
 )
 def test_settings_that_cannot_be_are_refused_with_a_sentence(segmenter, settings):

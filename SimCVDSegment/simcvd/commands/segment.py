@@ -65,6 +65,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="segment within this box only: bounds in mm in LPS (x to the left, y to the back, z up), "
         "as image files have them; Slicer shows R and A, which are -x and -y",
     )
+    parser.add_argument(
+        "--axes",
+        metavar="LETTERS",
+        help="where the image's i, j and k lead to in the patient, LPS for example, when its header is wrong; "
+        "the results lie where the header says",
+    )
     parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute")
     parser.add_argument("--windows", action="store_true", help="published sliding windows in place of one pass: slow")
     parser.add_argument("--overwrite", action="store_true", help="replace results that are there")
@@ -92,6 +98,7 @@ def run(args: argparse.Namespace) -> int:
         offset=args.offset,
         largest=args.largest,
         roi=roi,
+        axes=args.axes,
     )
     done, failed = segment_scans(segmenter, scans, outputs, settings, console)
     console.result({"model": card["name"], "scans": done, "failed": failed})
