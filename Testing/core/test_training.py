@@ -21,6 +21,7 @@ from simcvd.files import write_json
 from simcvd.images import read_volume
 from simcvd.network import VNet
 from simcvd.segmentation import Segmenter
+from simcvd.training import loop
 from simcvd.training.batch_norm import settle_batch_norm
 from simcvd.training.loop import Stopped, Trainer
 from simcvd.training.methods import METHODS
@@ -28,6 +29,7 @@ from simcvd.training.optimiser import learning_rate
 from simcvd.training.recipes import PUBLISHED, RECIPES, default_patch, recipe
 from simcvd.training.run_folder import RunFolder, TrainingError
 from simcvd.training.setup import settle
+from simcvd.training.validation import validate
 
 SCRIPT = Path(__file__).with_name("training_runs.py")
 TWO_PROCESSES = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
@@ -470,6 +472,25 @@ def test_starting_from_a_model(tmp_path, finished):
     before, after = (models.load_weights(f / "model", models.load_card(f / "model")) for f in (finished, folder))
     kernel = "encoder.0.0.0.weight"
     np.testing.assert_array_equal(before[kernel], after[kernel])
+
+
+def test_each_model_is_measured_with_its_own_crop(tmp_path, finished, monkeypatch):
+    start = shutil.copytree(finished / "model", tmp_path / "start")
+    card = models.load_card(start)
+    write_json(start / "card.json", {**card, "patch": [64, 64, 64]})
+    run = small_run(tmp_path / "run", from_model=str(start), patch=None, network={}, iterations=2, validate_percent=100)
+    shapes = [load_prepared(run.path / case["prepared"])["image"].shape for case in run.config["cases"]]
+    expected = default_patch(shapes, run.config["spacing"])
+    patches = []
+
+    def measured(predictor, cases, spacing, patch, *rest):
+        patches.append(list(patch))
+        return validate(predictor, cases, spacing, patch, *rest)
+
+    monkeypatch.setattr(loop, "validate", measured)
+    train(run.path)
+    assert patches == [[64, 64, 64], expected, expected] and expected != [64, 64, 64]
+    assert models.load_card(run.model)["patch"] == run.config["patch"] == expected
 
 
 def test_another_number_of_classes_than_the_model_is_refused(tmp_path, finished):

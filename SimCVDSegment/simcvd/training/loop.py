@@ -228,7 +228,7 @@ class Trainer:
         validate_every = max(1, of * c["validate_percent"] // 100)
         last_checkpoint, last_event, started, first = time.monotonic(), 0.0, time.monotonic(), self.iteration
         if self.iteration == 0 and c["from_model"]:
-            self._measure()  # how good the model was before
+            self._measure(models.load_card(c["from_model"])["patch"])  # how good the model was before
         with ThreadPoolExecutor(1) as drawer:
             if self.iteration == 0 and self._guesses_due(0, of):
                 self._guess()
@@ -381,10 +381,12 @@ class Trainer:
             seconds_left=round(pace * (of - self.iteration), 1),
         )
 
-    def _validate_only(self, show: Callable[[TrainingCase, np.ndarray], None] | None = None) -> dict:
+    def _validate_only(
+        self, show: Callable[[TrainingCase, np.ndarray], None] | None = None, patch: Sequence[int] | None = None
+    ) -> dict:
         c = self.config
         largest = c["model"].get("largest", False)  # measured as the model will be used
-        return validate(self._predictor(), self.validation, c["spacing"], c["patch"], show, largest)
+        return validate(self._predictor(), self.validation, c["spacing"], patch or c["patch"], show, largest)
 
     def _predictor(self) -> Predictor:
         return Predictor(self.method.deployed, str(self.device), self.dtype)
@@ -394,16 +396,19 @@ class Trainer:
         self._settle()
         self._measure()
 
-    def _measure(self) -> None:
-        """Say how good the network is, where there are cases to measure it on, and show it at one case."""
+    def _measure(self, patch: Sequence[int] | None = None) -> None:
+        """Say how good the network is, where there are cases to measure it on, and show it at one case.
+
+        patch: that scans are padded to, as the model that is measured wants it; None for the run's own.
+        """
         if not self.main:
             return
         if not self.validation:
             case = (self.unlabelled or self.labelled)[0]
-            self._show(case, next(predict_cases(self._predictor(), [case], self.config["patch"])))
+            self._show(case, next(predict_cases(self._predictor(), [case], patch or self.config["patch"])))
             return
         start = time.perf_counter()
-        figures = self._validate_only(self._show)
+        figures = self._validate_only(self._show, patch)
         seconds = round(time.perf_counter() - start, 2)
         self._say("validation", iteration=self.iteration, of=self.config["iterations"], **figures, seconds=seconds)
 
