@@ -284,8 +284,9 @@ class SimCVDTrainWidget(Panel):
         folder = qt.QFileDialog.getExistingDirectory(self.parent, _("Folder for the copies"))
         if folder:
             with self._showingErrors("cases"):
-                self._saving = caseexport.Export(self.logic.table, folder, self._onSaving)
-                self._saving.start()
+                saving = caseexport.Export(self.logic.table, folder, self._onSaving)
+                saving.start()
+                self._saving = saving
                 self._say("cases", _("Copying the scans..."))
             self.updateGui()
 

@@ -50,8 +50,8 @@ class Export:
         self._timer.connect("timeout()", self._onTurn)
 
     def start(self):
-        """Begin. Raises SimCVDError when the list can't be trained from or the folder is not empty."""
-        if sentence := self._table.blocking():
+        """Begin. Raises SimCVDError when a case is incomplete or the folder is not empty."""
+        if sentence := self._table.incomplete():
             raise SimCVDError(sentence)
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -61,8 +61,8 @@ class Export:
         self._timer.start()
 
     def cancel(self):
-        """Stop; what was written is removed."""
-        if not self.finished:
+        """Stop; what was written is removed. Nothing happens to the folder of an export that didn't start."""
+        if self._steps is not None and not self.finished:
             self.cancelled = True
             self._end()
 

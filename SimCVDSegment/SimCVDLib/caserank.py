@@ -3,6 +3,7 @@
 from slicer.i18n import tr as _
 
 from simcvd.cases import read_cases
+from simcvd.errors import SimCVDError
 from SimCVDLib import jobs
 from SimCVDLib.caseexport import Export
 
@@ -31,8 +32,11 @@ class Ranking:
         self._export = Export(table, self._folder, self._onExport)
 
     def start(self):
-        """Begin; nothing is waited for."""
-        self._export.start()
+        """Begin; nothing is waited for. Without scans that can be read it has finished, and `sentence` says why."""
+        try:
+            self._export.start()
+        except SimCVDError as error:
+            self._end(str(error))
 
     def cancel(self):
         """Stop; `finished` follows."""

@@ -404,13 +404,19 @@ class CaseTable:
             found.append(sentence)
         return found
 
-    def blocking(self):
-        """Why no training can start, one sentence, or None."""
+    def incomplete(self):
+        """What the cases lack to be written, one sentence, or None."""
         used = [row for row in self.rows if row.role != OUT]
         if gone := [row.name for row in used if row.isGone]:
             return _("{name} is no longer in the scene; load it or take it off the list.").format(name=gone[0])
         if bare := [row.name for row in used if row.role in (LABELLED, VALIDATION) and not row.hasLabel]:
             return _("{name} has no outline any more; give it one or make it unlabelled.").format(name=bare[0])
+        return None
+
+    def blocking(self):
+        """Why no training can start, one sentence, or None."""
+        if sentence := self.incomplete():
+            return sentence
         if not self.count(LABELLED):
             return _("No case is labelled; outline the structure in at least two scans, better in four.")
         return None

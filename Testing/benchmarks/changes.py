@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import common  # noqa: F401 - puts simcvd on the path
 import numpy as np
 from scipy import ndimage
 

@@ -12,6 +12,7 @@ Other options go to every run: --spacing 1.25 --minutes 60 --threads 1 on a comp
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -66,8 +67,9 @@ def train(row: Row, arguments: argparse.Namespace) -> str | None:
     words += ["--method", row.method, "--recipe", row.recipe, "--seed", row.seed]
     words += ["--model-card", CARD, "--cache", arguments.runs / "cases", *arguments.more]
     print(f"{row.name} begins", file=sys.stderr, flush=True)
+    path = {"PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT / "SimCVDSegment"), os.environ.get("PYTHONPATH"))))}
     done = subprocess.run(
-        list(map(str, words)), cwd=ROOT / "SimCVDSegment", stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        list(map(str, words)), env=os.environ | path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
     print(f"{row.name} {'failed' if done.returncode else 'is done'}", file=sys.stderr, flush=True)
     said = done.stderr.strip().splitlines() or [f"ended with {done.returncode}"]
@@ -100,8 +102,11 @@ def numbers(word: str) -> list[int]:
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.allow_abbrev = False  # what isn't known here is an option of simcvd train
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # what isn't known here is an option of simcvd train
+    )
     parser.add_argument("data", type=lambda word: Path(word).resolve(), metavar="DATA")
     parser.add_argument("runs", type=lambda word: Path(word).resolve(), metavar="RUNS")
     parser.add_argument("--labelled", type=numbers, default=[4, 8, 16], metavar="N,N")

@@ -348,8 +348,11 @@ def test_cancelled_and_failed_exports_leave_nothing(tmp_path, monkeypatch):
     table.remove(table.rows[-1])
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").write_text("")
+    export = caseexport.Export(table, tmp_path / "full")
     with pytest.raises(SimCVDError, match="not empty"):
-        caseexport.Export(table, tmp_path / "full").start()
+        export.start()
+    export.cancel()
+    assert (tmp_path / "full" / "mine").exists()
     (tmp_path / "file").write_text("")
     with pytest.raises(SimCVDError, match="can't be written"):
         caseexport.Export(table, tmp_path / "file").start()

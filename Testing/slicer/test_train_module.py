@@ -91,6 +91,17 @@ class TrainModuleTest(PanelTest):
         patch.start()
         self.addCleanup(patch.stop)
 
+    def moveCasesToDisk(self):
+        """The cases of the list, saved, their scene cleared, and added from disk; the list's file."""
+        folder = self.place / "on disk" / self.id().rpartition(".")[2]
+        self.answers(qt.QFileDialog, "getExistingDirectory", str(folder))
+        self.ui.saveListButton.click()
+        wait(lambda: "Saved as" in self.ui.casesLabel.text)
+        slicer.mrmlScene.Clear(0)
+        self.answers(qt.QFileDialog, "getOpenFileName", str(folder / "cases.json"))
+        self.ui.addListButton.click()
+        return folder / "cases.json"
+
     def addCases(self, outlined=3, plain=1, validation=1, structures=("Left atrium",)):
         """Scans of the scene become cases by a click; the last outlined ones are for validation."""
         for n in range(outlined):
@@ -224,16 +235,10 @@ class TrainModuleTest(PanelTest):
 
     def test_a_folder_and_a_list_of_scans(self):
         self.addCases(outlined=2, plain=1, validation=0)
-        folder = self.place / "copies"
-        self.answers(qt.QFileDialog, "getExistingDirectory", str(folder))
-        self.ui.saveListButton.click()
-        wait(lambda: "Saved as" in self.ui.casesLabel.text)
-        written = json.loads((folder / "cases.json").read_text())
-        self.assertEqual([case["role"] for case in written["cases"]], ["labelled", "labelled", "unlabelled"])
-        self.assertNotIn("patient", (folder / "cases.json").read_text())
-        slicer.mrmlScene.Clear(0)
-        self.answers(qt.QFileDialog, "getOpenFileName", str(folder / "cases.json"))
-        self.ui.addListButton.click()
+        written = self.moveCasesToDisk().read_text()
+        roles = [case["role"] for case in json.loads(written)["cases"]]
+        self.assertEqual(roles, ["labelled", "labelled", "unlabelled"])
+        self.assertNotIn("patient", written)
         self.assertEqual(sorted(self.roles().values()), ["Labelled", "Labelled", "Unlabelled"])
         wait(lambda: not any(item.icon(0).isNull() for _role, item in self.items().values()))
         self.assertIn("40 x 48 x 20", self.items()["case-001"][1].text(0))
@@ -246,17 +251,23 @@ class TrainModuleTest(PanelTest):
         self.chooseCase("text")
         self.assertIn("text: ", self.ui.summaryLabel.text)
 
+    def test_a_list_is_not_saved_among_other_files(self):
+        self.addCases(outlined=1, plain=1, validation=0)
+        folder = self.place / "full"
+        folder.mkdir()
+        (folder / "mine.txt").write_text("mine")
+        self.answers(qt.QFileDialog, "getExistingDirectory", str(folder))
+        self.ui.saveListButton.click()
+        self.assertIn("is not empty; choose a new one.", self.ui.casesLabel.text)
+        self.assertEqual(self.ui.saveListButton.text, "Save list...")
+        slicer.mrmlScene.Clear(0)
+        self.assertEqual([path.name for path in folder.iterdir()], ["mine.txt"])
+
     def test_a_case_on_disk_is_opened_to_correct_its_outline(self):
         from SimCVDLib import nodes
 
         self.addCases(outlined=2, plain=0, validation=0, structures=("Wall", "Core"))
-        folder = self.place / "on disk"
-        self.answers(qt.QFileDialog, "getExistingDirectory", str(folder))
-        self.ui.saveListButton.click()
-        wait(lambda: "Saved as" in self.ui.casesLabel.text)
-        slicer.mrmlScene.Clear(0)
-        self.answers(qt.QFileDialog, "getOpenFileName", str(folder / "cases.json"))
-        self.ui.addListButton.click()
+        self.moveCasesToDisk()
         self.window()
         self.chooseCase("case-002")
         self.ui.editOutlineButton.click()
@@ -271,13 +282,7 @@ class TrainModuleTest(PanelTest):
 
     def test_files_that_changed_meanwhile_are_looked_at_again(self):
         self.addCases(outlined=2, plain=0, validation=0)
-        folder = self.place / "edited elsewhere"
-        self.answers(qt.QFileDialog, "getExistingDirectory", str(folder))
-        self.ui.saveListButton.click()
-        wait(lambda: "Saved as" in self.ui.casesLabel.text)
-        slicer.mrmlScene.Clear(0)
-        self.answers(qt.QFileDialog, "getOpenFileName", str(folder / "cases.json"))
-        self.ui.addListButton.click()
+        self.moveCasesToDisk()
         wait(lambda: not any(item.icon(0).isNull() for _role, item in self.items().values()))
         self.representation.exit()
         row = self.widget.logic.table.rows[0]
@@ -482,12 +487,7 @@ class TrainModuleTest(PanelTest):
 
     def test_cases_on_disk_alone_train_from_scratch(self):
         self.addCases(structures=("Wall", "Core"))
-        self.answers(qt.QFileDialog, "getExistingDirectory", str(self.place / "copied"))
-        self.ui.saveListButton.click()
-        wait(lambda: "Saved as" in self.ui.casesLabel.text)
-        slicer.mrmlScene.Clear(0)
-        self.answers(qt.QFileDialog, "getOpenFileName", str(self.place / "copied" / "cases.json"))
-        self.ui.addListButton.click()
+        mine = self.moveCasesToDisk()
         wait(lambda: not any(item.icon(0).isNull() for _role, item in self.items().values()))
         self.ui.startComboBox.currentIndex = self.ui.startComboBox.findData("")
         self.ui.spacingSpinBox.value = 2.0
@@ -499,7 +499,7 @@ class TrainModuleTest(PanelTest):
         self.finish()
         card = json.loads((folder / "model" / "card.json").read_text())
         self.assertEqual([segment["name"] for segment in card["segments"]], ["Class 1", "Class 2"])
-        self.assertTrue((self.place / "copied" / "cases.json").exists())  # the user's own files stay
+        self.assertTrue(mine.exists())  # the user's own files stay
 
     def test_a_removed_folder_is_told(self):
         self.ui.settingsLineEdit.text = LONG
@@ -576,6 +576,17 @@ class TrainModuleTest(PanelTest):
         segment.ui.useAsCaseButton.click()
         self.assertEqual(self.roles()[first], "Labelled")
         self.assertIn(proposal.GetName(), self.items()[first][1].text(1))
+
+    def test_scans_are_ranked_before_the_first_outline(self):
+        self.addCases(outlined=0, plain=2, validation=0)
+        self.ui.rankModelComboBox.currentIndex = self.ui.rankModelComboBox.findData("bright")
+        self.ui.rankButton.click()
+        wait(lambda: self.ui.rankButton.text == "Rank the unlabelled scans", SECONDS)
+        self.assertEqual(self.ui.rankTree.topLevelItemCount, 2)
+        slicer.mrmlScene.RemoveNode(slicer.util.getNode("patient1"))
+        self.ui.rankButton.click()
+        self.assertIn("patient1 is no longer in the scene", self.ui.rankLabel.text)
+        self.assertEqual(self.ui.rankButton.text, "Rank the unlabelled scans")
 
     # --- scripts, life
 
