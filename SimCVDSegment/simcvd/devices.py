@@ -73,7 +73,12 @@ def _multiplies_bfloat16(device: str) -> bool:
 def memory_limit(device: str) -> float:
     """Megabytes one pass may take: most of the GPU's free memory; on a CPU at most 1 GB and half of what is free."""
     if device.startswith("cuda"):
-        return 0.8 * torch.cuda.mem_get_info(device)[0] / 2**20
+        index = torch.device(device).index  # PyTorch before 2.5 takes no "cuda" without a number
+        try:
+            unused = torch.cuda.memory_reserved(index) - torch.cuda.memory_allocated(index)  # of what PyTorch keeps
+            return 0.8 * (torch.cuda.mem_get_info(index)[0] + unused) / 2**20
+        except RuntimeError:  # a GPU that fails: the pass that comes meets that, and goes to the CPU
+            return CPU_LIMIT_MB
     try:
         with open("/proc/meminfo") as f:
             kilobytes = next(int(line.split()[1]) for line in f if line.startswith("MemAvailable"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -97,7 +98,8 @@ def _lower_envelope(values: torch.Tensor, axis: int) -> torch.Tensor:
     lines = values.movedim(axis, 0)
     shape = lines.shape
     # a block of lines is done as soon as its own distances are
-    blocks = lines.flatten(1).split(LINES_AT_ONCE if values.device.type == "cpu" else lines[0].numel(), dim=1)
+    at_once = LINES_AT_ONCE if values.device.type == "cpu" else max(1, math.prod(shape[1:]))
+    blocks = lines.flatten(1).split(at_once, dim=1)
     done = [_envelope_of_lines(block.contiguous()) for block in blocks]
     return torch.cat(done, dim=1).view(shape).movedim(0, axis)
 

@@ -22,7 +22,6 @@ class NotEnoughMemoryError(SimCVDError):
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error of Python, NumPy, PyTorch or ITK says that memory ran out."""
     # "could not create a primitive" is what oneDNN, and so PyTorch on a CPU, says of it
-    words = ("memory", "bad_alloc", "could not create a primitive")
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
-    )
+    words = ("memory", "bad_alloc", "could not create a primitive", "_alloc_failed")
+    said = str(error).lower().replace("illegal memory access", "")  # what CUDA says of another fault
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(word in said for word in words))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from simcvd.errors import SimCVDError
-from simcvd.grid import Geometry, Volume, same_geometry, upright
+from simcvd.grid import Geometry, ImageError, Volume, same_geometry, upright
 from simcvd.images import MAP_KINDS, SUFFIXES, image_name, read_labels, read_volume, resample_labels
 from simcvd.metrics import compare_labels
 from simcvd.pictures import case_picture
@@ -56,7 +56,7 @@ def evaluate(
     matched, notes = match_cases(Path(reference), Path(prediction))
     for note in notes if warn else ():
         warn(note)
-    backgrounds = _files(Path(images or reference), "image") if images or Path(reference).is_dir() else {}
+    backgrounds = _files(Path(images), "image") if images else _scans_beside(Path(reference))
     pairs = [Pair(*files, backgrounds.get(files[0])) for files in matched]
     about = {"Reference": str(reference), "Prediction": str(prediction)}
     return evaluate_pairs(pairs, output, names, progress, about, notes)
@@ -72,10 +72,12 @@ def evaluate_pairs(
 ) -> list[dict]:
     """Score pairs of files and write the report, replacing one that is there; arguments and rows as of `evaluate`.
 
-    `about` and `notes` tell the report's reader what was compared. Raises ImageError for files that cannot be read.
+    `about` and `notes` tell the report's reader what was compared; a scan that cannot be read is missing in the picture
+    alone, and noted. Raises ImageError for references and predictions that cannot be read.
     """
     rows: list[dict] = []
     pictures: dict[str, bytes] = {}
+    notes = list(notes)
     for i, pair in enumerate(pairs):
         if progress:
             progress(i, len(pairs), pair.case)
@@ -86,7 +88,8 @@ def evaluate_pairs(
             {"case": pair.case, **row, "note": "; ".join(filter(None, (note, row["note"]))) or None} for row in found
         ]
         if output is not None:
-            pictures[pair.case] = _picture(pair.image, truth, guess)
+            pictures[pair.case], missing = _picture(pair.image, truth, guess)
+            notes += [f"{pair.case} is shown without its scan: {missing}"] if missing else []
     if output is not None:
         _write_report(Path(output), rows, pictures, about or {}, notes)
     return rows
@@ -155,13 +158,22 @@ def _onto(geometry: Geometry, labels: Volume) -> tuple[np.ndarray, str | None]:
     return resample_labels(labels, geometry), "the prediction was resampled onto the reference's grid"
 
 
-def _picture(image: Path | None, truth: Volume, guess: np.ndarray) -> bytes:
-    """The case's picture; on plain grey where there is no image on the reference's grid."""
-    background = read_volume(image) if image else None
+def _scans_beside(reference: Path) -> dict[str, Path]:
+    """The scans <case>/image.* in a folder of references, by case; files that lie there themselves are references."""
+    return {n: f for n, f in _files(reference, "image").items() if f.parent != reference} if reference.is_dir() else {}
+
+
+def _picture(image: Path | None, truth: Volume, guess: np.ndarray) -> tuple[bytes, str | None]:
+    """The case's picture, on plain grey where there is no image on the reference's grid; and why it can't be read."""
+    background, missing = None, None
+    try:
+        background = read_volume(image) if image else None
+    except ImageError as error:
+        missing = str(error)
     fits = background is not None and same_geometry(background.geometry, truth.geometry)
     arrays = [background.array if fits else None, truth.array, guess]
     turned = [None if a is None else upright(a, truth.geometry)[0] for a in arrays]
-    return case_picture(*turned, upright(truth.array, truth.geometry)[1])
+    return case_picture(*turned, upright(truth.array, truth.geometry)[1]), missing
 
 
 def _refuse_existing(output: Path) -> None:

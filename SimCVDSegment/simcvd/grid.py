@@ -252,8 +252,9 @@ def normalise(array: np.ndarray, settings: dict | None = None) -> np.ndarray:
     filled = array.size - empty
     mean = (float(array.sum(dtype=np.float64)) - empty * lowest) / filled
     array -= np.float32(mean)
-    # slice by slice, as one long float32 sum would lose digits
-    squares = sum(float(np.vdot(a, a)) for a in array) - empty * (lowest - mean) ** 2
+    # slice by slice, as one long float32 sum would lose digits, and without what is empty, however far off it lies
+    level = np.float32(lowest) - np.float32(mean)
+    squares = sum(float(np.vdot(a, a)) for a in (s[s != level] if empty else s for s in array))
     deviation = math.sqrt(max(squares, 0.0) / filled)
     if not deviation > 1e-6 * abs(mean):
         raise ImageError("The image is constant, so its intensities cannot be normalised; check the export.")

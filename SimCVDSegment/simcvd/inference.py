@@ -102,7 +102,8 @@ class Predictor:
         held = 3 if self.views else 2  # full-size activations alive at the widest place, in the last stage
         maps = 2 * self.classes + (2 * (self.classes - 1) if self.distance_head else 0)
         per_voxel = size * self.filters * (held + 0.75) + 4 * (4 + maps)
-        return int(megabytes * 2**20 / per_voxel)
+        most = (2**31 - 1) // self.filters  # kernels count the elements of a tensor in 32 bits
+        return min(int(megabytes * 2**20 / per_voxel), most)
 
     def _decode(self, x: torch.Tensor, skips: list[torch.Tensor], step: Step = _nothing) -> torch.Tensor:
         for up, block in zip(self.ups, self.decoder, strict=True):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from simcvd.boxes import Box, bounding_box, moved
-from simcvd.grid import normalise
+from simcvd.grid import ImageError, normalise
 from simcvd.inference import Shape, window_starts
 from simcvd.labels import classify, keep_largest
 from simcvd.network import STRIDE
@@ -43,6 +43,7 @@ def search(
     window: Shape,
     normalisation: dict,
     volumes: Volumes,
+    largest: bool,
     step: Callable[[], None],
 ) -> Box | None:
     """The box (K, J, I) around all structures in the window whose segmentation is surest, or None.
@@ -53,20 +54,33 @@ def search(
         window: (K, J, I), see `window_shape`.
         normalisation: as of the model's card.
         volumes: least and greatest plausible number of voxels of each structure, C - 1 pairs.
+        largest: whether only the largest part of each structure counts.
         step: called before each of `window_boxes`; may raise to cancel.
     """
     surest, found = 0.0, None
     for box in window_boxes(array.shape, window):
         step()
-        part = array[box]
-        if part.min() == part.max():  # beside the patient
+        try:
+            part = normalise(array[box], normalisation)
+        except ImageError:  # constant: beside the patient
             continue
-        probability = predict(normalise(part, normalisation))
-        labels = keep_largest(classify(probability))
+        probability = predict(part)
+        labels = classify(probability)
+        if largest:
+            labels = keep_largest(labels)
         sure = expected_dice(probability, labels, volumes)
         if sure > surest:
             surest, found = sure, moved(bounding_box(labels > 0), [side.start for side in box])
     return found
+
+
+def outgrown(labels: np.ndarray, box: Box, shape: Shape, by: Shape) -> Box:
+    """A box larger by so many voxels wherever the labels found in it reach its rim, within a scan of a shape."""
+    larger = []
+    for axis, (side, n, more) in enumerate(zip(box, shape, by, strict=True)):
+        low, high = (bool(labels.take(end, axis).any()) for end in (0, -1))
+        larger.append(slice(max(side.start - low * more, 0), min(side.stop + high * more, n)))
+    return tuple(larger)
 
 
 def expected_dice(probability: np.ndarray, labels: np.ndarray, volumes: Volumes) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import os
@@ -16,7 +17,7 @@ from simcvd.boxes import Box, at_least, everything, grown
 from simcvd.clock import Clock
 from simcvd.devices import SMALLEST_LIMIT_MB, choose_device, choose_precision, memory_limit
 from simcvd.errors import NotEnoughMemoryError, is_out_of_memory
-from simcvd.grid import Geometry, Grid, Volume, normalise, with_axes
+from simcvd.grid import Geometry, Grid, ImageError, Volume, normalise, with_axes
 from simcvd.inference import (
     STEPS,
     Predictor,
@@ -38,7 +39,7 @@ from simcvd.labels import (
     roi_box,
 )
 from simcvd.models import ModelError, build_network, find_model
-from simcvd.search import search, window_boxes, window_shape
+from simcvd.search import outgrown, search, window_boxes, window_shape
 
 VIEWS = 2  # stochastic passes behind an uncertainty: the two views that SimCVD trains with
 DOUBTFUL = 2.0  # times smaller or larger than all that was learned from
@@ -149,15 +150,20 @@ class Segmenter:
         told(0.1)
         clock.lap("prepare")
         notes: list[str] = []
-        box = self._region(array, grid.geometry, settings, told, notes)
-        shape, array = array.shape, self._normalised(array[box], settings)
+        box, searched = self._region(array, grid.geometry, settings, told, notes)
         clock.lap("search")
-        found, device = self._predict(array, settings, told, notes)
+        shape, part = array.shape, self._normalised(array[box], settings)
+        if not searched:
+            del array
+        found, device = self._predict(part, settings, told, notes)
+        while searched and (wider := self._outgrown(found, box, shape, settings)) != box:
+            box, part = wider, self._normalised(array[wider], settings)
+            found, device = self._predict(part, settings, told, notes)
         if not np.isfinite(found).all():
             raise ModelError("The model gave numbers that are not finite; import or train it again.")
-        if array.shape != shape:
+        if part.shape != shape:
             found = self._placed(found, box, shape, settings)
-        del array
+        del part
         clock.lap("network")
         n = self.network.settings["n_classes"] - 1
         probability = np.clip(grid.backward(found[:n]), 0, 1)
@@ -173,16 +179,27 @@ class Segmenter:
         maps = labels, sdm, probability, uncertainty, model_sdm
         return Result(*maps, volume.geometry, device, clock.seconds(), notes)
 
-    def _region(self, array, geometry: Geometry, settings: Settings, told: _Progress, notes: list[str]) -> Box:
-        """What the network is to see of an array on the model's grid: with a region of interest, that and its
-        surroundings; of a scan far wider than it knows, what is around the place found by a search; else all."""
+    def _region(
+        self, array, geometry: Geometry, settings: Settings, told: _Progress, notes: list[str]
+    ) -> tuple[Box, bool]:
+        """What the network is to see of an array on the model's grid, and whether a search found it: with a region of
+        interest, that and its surroundings; of a scan far wider than it knows, what is around the place found; else
+        all."""
         if settings.roi is not None:
             inner = roi_box(geometry, settings.roi)
         else:
             inner = self._search_if_wide(array, geometry, settings, told, notes)
         if inner is None:
-            return everything(array.shape)
-        return at_least(grown(inner, (CONTEXT,) * 3, array.shape), self.patch, array.shape)
+            return everything(array.shape), False
+        box = at_least(grown(inner, (CONTEXT,) * 3, array.shape), self.patch, array.shape)
+        return box, settings.roi is None
+
+    def _outgrown(self, found: np.ndarray, box: Box, shape: Sequence[int], settings: Settings) -> Box:
+        """The box, larger where what was found in it goes on beyond it."""
+        labels = classify(found[: self.network.settings["n_classes"] - 1])
+        if self._largest(settings):
+            labels = keep_largest(labels)
+        return outgrown(labels, box, shape, self.patch)
 
     def _search_if_wide(self, array, geometry: Geometry, settings: Settings, told: _Progress, notes: list[str]):
         """The box of what a search finds in a scan that shows far more than those that were learned from; None for
@@ -219,15 +236,20 @@ class Segmenter:
             def predict(part: np.ndarray) -> np.ndarray:
                 return predict_within(predictor, part, window, limit)
 
-            return search(predict, array, window, self.card["normalisation"], volumes, step)
+            return search(predict, array, window, self.card["normalisation"], volumes, self._largest(settings), step)
 
         device = self._device(settings)
         return with_fallback(attempt, device, settings.memory_limit_mb or memory_limit(device), notes, told)
 
     def _normalised(self, array: np.ndarray, settings: Settings) -> np.ndarray:
-        if settings.roi is not None and array.min() == array.max():
-            raise SegmentationError("The region of interest shows a single value; move it onto the structure.")
-        return normalise(array, self.card["normalisation"])
+        try:
+            return normalise(array, self.card["normalisation"])
+        except ImageError:
+            if settings.roi is None:
+                raise
+            raise SegmentationError(
+                "The region of interest shows a single value; move it onto the structure."
+            ) from None
 
     def _placed(self, part: np.ndarray, box: Box, shape: Sequence[int], settings: Settings) -> np.ndarray:
         """The predictor's maps of a box on the whole grid: background around it."""
@@ -247,6 +269,9 @@ class Segmenter:
 
         found = with_fallback(attempt, device, settings.memory_limit_mb or memory_limit(device), notes, told)
         return found, used
+
+    def _largest(self, settings: Settings) -> bool:
+        return self.card["largest"] if settings.largest is None else settings.largest
 
     def _device(self, settings: Settings) -> str:
         return self.device if settings.device == "auto" else choose_device(settings.device)
@@ -272,7 +297,7 @@ class Segmenter:
         classes = self.network.settings["n_classes"]
         if settings.roi is not None:
             labels = keep_inside(labels, geometry, settings.roi)
-        if self.card["largest"] if settings.largest is None else settings.largest:
+        if self._largest(settings):
             labels = keep_largest(labels)
         if settings.roi is None:
             notes += self._doubts(labels, geometry)
@@ -323,15 +348,17 @@ def with_fallback(
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         # outside the except clause, so that the failed pass's tensors are let go
         if device.startswith("cuda"):
-            torch.cuda.empty_cache()
+            with contextlib.suppress(RuntimeError):  # after some faults a GPU answers nothing any more
+                torch.cuda.empty_cache()
         if short and limit / 4 >= SMALLEST_LIMIT_MB:
             limit /= 4
-            notes.append(f"Memory ran out on {device}, so the scan was cut into smaller tiles.")
+            note = f"Memory ran out on {device}, so the scan was cut into smaller tiles."
         elif device != "cpu":
-            notes.append(f"The scan was segmented on the CPU, because {device} failed ({reason}).")
+            note = f"The scan was segmented on the CPU, because {device} failed ({reason})."
             device, limit = "cpu", memory_limit("cpu")
         else:
             raise NotEnoughMemoryError()
+        notes += [note] if note not in notes else []
 
 
 def _check(settings: Settings) -> None:

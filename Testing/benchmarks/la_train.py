@@ -6,7 +6,8 @@
 DATA is laid out like la; RUNS gets a folder for each run, named after its settings. Runs that are finished are not made
 again and those that were interrupted go on, so that the same command serves until the table is full. With --test all
 other cases of DATA are unlabelled and models are scored on that folder; without, the last 10 of DATA score them.
-Other options go to every run: --spacing 1.25 --minutes 60 --threads 1 on a computer without a GPU, say.
+Other options go to every run: --spacing 1.25 --minutes 60 --threads 1 on a computer without a GPU, say. RUNS holds runs
+of the same options only; others want a folder of their own.
 """
 
 from __future__ import annotations
@@ -25,13 +26,14 @@ from common import ROOT, case_folders, publish
 from la import SCORES, page, score, with_scores
 from rows import read_runs
 
-from simcvd.files import write_json
+from simcvd.files import read_json, write_json
 from simcvd.segmentation import Segmenter
 from simcvd.training.methods import METHODS
 from simcvd.training.recipes import RECIPES
 
 VALIDATION = 10  # cases, where there is no folder of test cases
 FIRST_SEED = 1337
+OPTIONS = "options.json"  # in RUNS: what all runs there were made with
 CARD = Path(__file__).with_name("left-atrium.json")
 
 
@@ -55,6 +57,17 @@ def rows_of(arguments: argparse.Namespace) -> list[Row]:
     seeds = range(FIRST_SEED, FIRST_SEED + arguments.seeds)
     each = product(seeds, arguments.labelled, arguments.recipes, arguments.methods)
     return [Row(labelled, method, recipe, seed) for seed, labelled, recipe, method in each]
+
+
+def check_options(arguments: argparse.Namespace) -> None:
+    """Refuse a folder whose runs were made with other options or for other test cases: names don't tell them apart."""
+    asked = {"data": str(arguments.data), "test": str(arguments.test), "more": arguments.more}
+    file = arguments.runs / OPTIONS
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, asked)
+    elif (there := read_json(file)) != asked:
+        raise SystemExit(f"{arguments.runs} holds runs made with other options ({there}); choose another folder.")
 
 
 def train(row: Row, arguments: argparse.Namespace) -> str | None:
@@ -113,7 +126,9 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--methods", type=listed, default=["supervised", "mean_teacher", "simcvd"], metavar="M,M")
     parser.add_argument("--recipes", type=listed, default=["published", "short"], metavar="R,R")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help=f"how many, from {FIRST_SEED} on")
-    parser.add_argument("--test", type=Path, metavar="FOLDER", help="test cases, laid out like DATA")
+    parser.add_argument(
+        "--test", type=lambda word: Path(word).resolve(), metavar="FOLDER", help="test cases, laid out like DATA"
+    )
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time")
     parser.add_argument("--output", type=Path, help="where to write the table")
     arguments, arguments.more = parser.parse_known_args(words)
@@ -121,6 +136,7 @@ def main(words: Sequence[str] | None = None) -> None:
         unknown = [name for name in given if name not in known]
         if unknown:
             parser.error(f"There is no {unknown[0]}; choose from {', '.join(known)}.")
+    check_options(arguments)
     rows = rows_of(arguments)
     cases = case_folders(arguments.test) if arguments.test else case_folders(arguments.data)[-VALIDATION:]
     problems = train_all(rows, arguments)

@@ -170,7 +170,7 @@ def test_the_robustness_page_has_a_row_for_every_change(data, model, tmp_path, m
     monkeypatch.setattr(robustness, "CHANGES", kept)
     monkeypatch.setattr(robustness, "HARMLESS", harmless)
     robustness.main([str(model), str(data), "--cases", "2", "--output", str(tmp_path / "page.md")])
-    page = (tmp_path / "page.md").read_text()
+    page = (tmp_path / "page.md").read_text(encoding="utf-8")
     assert "la001" in capsys.readouterr().err and "2 cases (la001 to la002)" in page
     for name in (robustness.UNCHANGED, *harmless, *kept):
         assert len(cells_of(page, name)) >= 5
@@ -198,6 +198,7 @@ def test_one_command_fills_the_table_and_goes_on_where_it_was(data, tmp_path, ca
     runs = tmp_path / "runs"
     assert {run.name for run in runs.iterdir()} == {
         "cases",
+        "options.json",
         "la_1_supervised_short_1337",
         "la_1_action_plus_short_1337",
     }
@@ -207,6 +208,8 @@ def test_one_command_fills_the_table_and_goes_on_where_it_was(data, tmp_path, ca
     la_train.main(words)
     again = capsys.readouterr()
     assert not again.err and again.out.splitlines()[:20] == first.out.splitlines()[:20]
+    with pytest.raises(SystemExit, match="made with other options"):
+        la_train.main([*words, "--lr", "0.1"])
 
 
 def test_a_row_that_fails_is_told_and_the_others_are_made(data, tmp_path, capsys):

@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from simcvd.distance import signed_distance, signed_distance_crops, squared_distance
+from simcvd.distance import _lower_envelope, signed_distance, signed_distance_crops, squared_distance
 
 
 def ball(shape=(24, 30, 28), radius=8, centre=None):
@@ -54,6 +54,11 @@ def test_empty_and_full_crops_give_zeros_beside_a_usual_one():
     sdm = signed_distance_crops(masks)
     assert not sdm[0].any() and not sdm[2].any()
     assert sdm[1].any()
+
+
+def test_nothing_to_measure_is_no_error_on_another_device():
+    nothing = torch.empty((1, 0, 0, 0), device="meta")
+    assert _lower_envelope(nothing, 2).shape == nothing.shape
 
 
 def test_crops_want_a_bool_batch():

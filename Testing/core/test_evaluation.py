@@ -132,3 +132,17 @@ def test_pictures_stand_upright_for_any_orientation(folders, tmp_path, orientati
     pages = [(tmp_path / name / "report.html").read_text(encoding="utf-8") for name in ("out", "turned")]
     pictures = [re.findall('data:image/png[^"]*', page) for page in pages]
     assert len(pictures[0]) == 3 and pictures[0] == pictures[1]
+
+
+def test_flat_references_are_no_scans(tmp_path):
+    for n, truth in enumerate((ball(5), ball(5) * 0)):
+        save(tmp_path / "ref" / f"c{n}.nrrd", truth)
+        save(tmp_path / "pred" / f"c{n}.nrrd", ball(4))
+    assert len(evaluate(tmp_path / "ref", tmp_path / "pred", tmp_path / "out")) == 2
+
+
+def test_a_scan_that_cannot_be_read_is_missing_in_the_picture_alone(folders, tmp_path):
+    save(folders[0] / "c2" / "image.nrrd", np.full((12, 30, 34), 3.0, np.float32))
+    assert len(evaluate(*folders, tmp_path / "out")) == 3
+    notes = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))["meta"]["notes"]
+    assert [note.startswith("c2 is shown without its scan: ") for note in notes] == [True]

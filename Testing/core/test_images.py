@@ -497,6 +497,13 @@ class TestNormalise:
         with pytest.raises(ImageError, match="constant"):
             normalise(np.full((4, 5, 6), 7), filled)
 
+    @pytest.mark.parametrize("fill", [-1024, -32768])
+    def test_what_is_empty_costs_no_digits_however_far_off_it_lies(self, rng, fill):
+        scan = rng.normal(200, 20, (8, 40, 40)).astype(np.float32)
+        wide = np.pad(scan, ((8, 0), (0, 0), (0, 0)), constant_values=fill)
+        normal = normalise(wide, {"kind": "zscore-filled"})[8:]
+        assert normal.std() == pytest.approx(1, abs=1e-3) and normal.mean() == pytest.approx(0, abs=1e-3)
+
     @pytest.mark.parametrize("value", [0, 255, 1234.567])
     def test_refuses_a_constant_and_an_unknown_kind(self, value):
         with pytest.raises(ImageError, match="constant"):

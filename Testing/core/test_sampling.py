@@ -83,6 +83,18 @@ def test_warped_crop_moves_image_and_label_alike():
     assert max(volumes) > 1.2 * min(volumes)
 
 
+def test_crops_are_warped_in_millimetres():
+    """A ball in mm stays a ball but for the scaling, however thick the slices are."""
+    spacing, shape = (1.0, 1.0, 4.0), (16, 64, 64)
+    grid = np.indices(shape) - np.reshape([8, 32, 32], (3, 1, 1, 1))
+    ball = ((grid * np.reshape(spacing[::-1], (3, 1, 1, 1))) ** 2).sum(0) <= 20**2
+    cases = TrainingCase("a", ball.astype(np.float16), ball.astype(np.uint8))
+    for seed in range(8):
+        places = np.argwhere(warped_crop(cases, shape, np.random.default_rng(seed), spacing).label.numpy())
+        widths = np.linalg.eigvalsh(np.cov((places * spacing[::-1]).T)) ** 0.5
+        assert widths[2] / widths[0] < 1.4  # scaled by 0.9 to 1.1 along each axis
+
+
 def test_disturbed_crops_stay_finite_and_outline_nothing_in_empty_margins():
     cut, seen = case((32, 48, 48)), 0
     for seed in range(60):

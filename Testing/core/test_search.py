@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from simcvd.boxes import at_least, moved, size
-from simcvd.search import expected_dice, search, window_boxes, window_shape
+from simcvd.search import expected_dice, outgrown, search, window_boxes, window_shape
 
 ANY = [(0.0, np.inf)]
 
@@ -75,7 +75,7 @@ def test_the_surest_plausible_window_wins():
         return np.clip(array / array.max(), 0, 1)[None] * (0.95 if (array > 1).sum() == 64 else 0.9)
 
     def found(volumes):
-        return search(predict, two_blobs(), (20, 20, 20), {"kind": "zscore"}, volumes, lambda: None)
+        return search(predict, two_blobs(), (20, 20, 20), {"kind": "zscore"}, volumes, True, lambda: None)
 
     assert found(ANY) == (slice(8, 12), slice(8, 12), slice(8, 12))
     assert found([(100, 200)]) == (slice(8, 13), slice(8, 13), slice(58, 63))
@@ -90,9 +90,34 @@ def test_air_is_passed_by_and_every_window_is_told():
         return np.zeros((1, *array.shape))
 
     array = two_blobs()
-    assert search(predict, array, (20, 20, 20), {"kind": "zscore"}, ANY, lambda: steps.append(1)) is None
+    assert search(predict, array, (20, 20, 20), {"kind": "zscore"}, ANY, True, lambda: steps.append(1)) is None
     assert len(steps) == len(window_boxes(array.shape, (20, 20, 20))) == 7
     assert len(shapes) == 5  # two windows see the one, three the other
+
+
+def test_what_is_flat_but_for_rounding_is_passed_by():
+    array = two_blobs()
+    array[array == 0] = -1000 + np.random.default_rng(0).choice([0, 6e-5], (array == 0).sum())
+    found = search(lambda part: part[None] / part.max(), array, (20, 20, 20), {"kind": "zscore-filled"}, ANY, True, int)
+    assert found == (slice(8, 12), slice(8, 12), slice(8, 12))
+
+
+def test_all_parts_count_where_a_structure_has_several():
+    array = np.zeros((20, 20, 20), np.float32)
+    array[2:5, 4:8, 4:8] = array[14:18, 4:8, 4:8] = 1
+
+    def found(largest):
+        return search(lambda part: part[None] / part.max(), array, (20, 20, 20), {"kind": "zscore"}, ANY, largest, int)
+
+    assert found(True)[0] == slice(14, 18) and found(False)[0] == slice(2, 18)
+
+
+def test_a_box_grows_where_what_is_in_it_goes_on():
+    labels = np.zeros((10, 10, 10), np.uint8)
+    labels[4:, 3:6, 0] = 1
+    box = (slice(20, 30), slice(5, 15), slice(3, 13))
+    assert outgrown(labels, box, (34, 40, 40), (16, 16, 16)) == (slice(20, 34), slice(5, 15), slice(0, 13))
+    assert outgrown(labels * 0, box, (34, 40, 40), (16, 16, 16)) == box
 
 
 def test_boxes_grow_to_a_size_and_move():

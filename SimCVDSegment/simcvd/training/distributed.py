@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from ..devices import DeviceError
+
 # the others wait for the first process through pauses and validations
 PATIENCE = timedelta(days=7)
 
@@ -22,6 +24,8 @@ def start(device: torch.device) -> torch.device:
         return device
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        if device.index >= (there := torch.cuda.device_count()):
+            raise DeviceError(f"There are {there} GPUs here and more processes; lower torchrun's --nproc-per-node.")
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)

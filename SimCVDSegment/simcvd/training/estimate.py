@@ -103,7 +103,7 @@ class _Nowhere:
     def __init__(self, config: dict):
         self.config = config
 
-    def load_checkpoint(self, _device) -> None:
+    def load_checkpoint(self) -> None:
         return None
 
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from .. import devices, models
 from ..cases import load_prepared
-from ..errors import SimCVDError
+from ..errors import SimCVDError, is_out_of_memory
 from ..files import atomic_path
 from ..inference import Predictor
 from ..labels import keep_largest
@@ -78,8 +78,8 @@ class Trainer:
             self._fail(str(error))
         except OSError as error:
             self._fail(f"A file of the run can't be written or read ({error}); {self._kept()}.")
-        except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+        except Exception as error:
+            if not is_out_of_memory(error):
                 self._tell_error(f"Unexpected: {error}")
                 raise
             self._fail(
@@ -99,7 +99,7 @@ class Trainer:
         torch.manual_seed(c["seed"])
         self._load_cases()
         network = VNet(**{k: v for k, v in c["network"].items() if k != "kind"})
-        state = self.folder.load_checkpoint(self.device)
+        state = self.folder.load_checkpoint()
         if c["from_model"] and not state:
             network.load_state_dict(models.build_network(c["from_model"])[0].state_dict())
         elif c.get("head_start") and c["network"]["n_classes"] > 2 and not state:
@@ -159,7 +159,9 @@ class Trainer:
             prepared = load_prepared(self.folder.path / case["prepared"])
             roles[case["role"]].append(TrainingCase(case["id"], prepared["image"], prepared.get("label")))
         self.labelled, self.unlabelled, self.validation = roles.values()
-        self.sampler = TwoStreamSampler(self.labelled, self.unlabelled, c["patch"], c["seed"], c["augmentation"])
+        self.sampler = TwoStreamSampler(
+            self.labelled, self.unlabelled, c["patch"], c["seed"], c["augmentation"], c["spacing"]
+        )
 
     def _shares(self) -> list[float]:
         """Of each class among the voxels of the labelled cases."""
@@ -452,7 +454,9 @@ class Trainer:
                 if case.id in state["guesses"]:
                     case.label = _unpacked(state["guesses"][case.id], case.image.shape)
             self._draw_from_believed()
-        except (KeyError, RuntimeError, ValueError):
+        except (KeyError, RuntimeError, ValueError) as error:
+            if is_out_of_memory(error):
+                raise
             raise TrainingError(
                 f"{self.folder.checkpoint} belongs to other settings than run.json; remove it to start anew."
             ) from None
@@ -581,11 +585,6 @@ def _packed(label: np.ndarray) -> torch.Tensor:
 
 def _unpacked(packed: torch.Tensor, shape: tuple[int, ...]) -> np.ndarray:
     return np.frombuffer(bytearray(zlib.decompress(packed.cpu().numpy().tobytes())), np.uint8).reshape(shape)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    words = ("out of memory", "allocate memory", "not enough memory")
-    return isinstance(error, MemoryError) or any(w in str(error) for w in words)
 
 
 def _seed(*numbers: int) -> int:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from ..errors import SimCVDError
+from ..errors import SimCVDError, is_out_of_memory
 from ..events import EventLog
 from ..files import atomic_path, read_json, write_json
 from ..locks import claim
@@ -118,13 +118,18 @@ class RunFolder:
         with atomic_path(self.checkpoint) as temporary:
             temporary.write_bytes(buffer.getbuffer())
 
-    def load_checkpoint(self, device: torch.device) -> dict | None:
-        """The checkpoint, or None when there is none yet; raises TrainingError when it can't be read."""
+    def load_checkpoint(self) -> dict | None:
+        """The checkpoint, in the computer's own memory, or None when there is none yet.
+
+        Raises TrainingError when it can't be read.
+        """
         if not self.checkpoint.exists():
             return None
         try:
-            return torch.load(self.checkpoint, map_location=device, weights_only=True)
+            return torch.load(self.checkpoint, map_location="cpu", weights_only=True)
         except (RuntimeError, ValueError, EOFError, OSError, KeyError, pickle.UnpicklingError) as error:
+            if is_out_of_memory(error):
+                raise
             raise TrainingError(
                 f"{self.checkpoint} can't be read; remove it to start this run from the beginning."
             ) from error

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -46,6 +47,7 @@ class TwoStreamSampler:
         augmentation: "published" (quarter turns in the axial plane, one flip), "strong" (small rotations, scaling and
             intensity changes, no flips: what a scanner and a patient can do), "robust" (strong, and what other
             scanners, fields of view and margins do), or "none".
+        spacing: (x, y, z) of the cases; only the ratios count.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class TwoStreamSampler:
         patch: Sequence[int],
         seed: int,
         augmentation: str = "published",
+        spacing: Sequence[float] = (1.0, 1.0, 1.0),
     ):
         if augmentation not in AUGMENTATIONS:
             raise ValueError(f"augmentation is one of {', '.join(AUGMENTATIONS)}, not {augmentation!r}.")
@@ -63,8 +66,8 @@ class TwoStreamSampler:
         self.seed = seed
         self._cut = {
             "published": turned_crop,
-            "strong": warped_crop,
-            "robust": disturbed_crop,
+            "strong": partial(warped_crop, spacing=spacing),
+            "robust": partial(disturbed_crop, spacing=spacing),
             "none": random_crop,
         }[augmentation]
 
@@ -131,7 +134,12 @@ def turned_crop(case: TrainingCase, patch: Sequence[int], rng: np.random.Generat
     return Crop(image, label, crop.axial)
 
 
-def warped_crop(case: TrainingCase, patch: Sequence[int], rng: np.random.Generator) -> Crop:
+def warped_crop(
+    case: TrainingCase,
+    patch: Sequence[int],
+    rng: np.random.Generator,
+    spacing: Sequence[float] = (1.0, 1.0, 1.0),
+) -> Crop:
     """A crop seen through a small rotation (15 degrees at most about each axis), scaling (0.75 to 1.35) and contrast.
 
     These are the changes that patients and scanners make; the crop is read straight from the whole volume, so that
@@ -140,7 +148,8 @@ def warped_crop(case: TrainingCase, patch: Sequence[int], rng: np.random.Generat
     sides = np.asarray(case.image.shape, float)
     free = np.maximum(sides - patch, 0)
     centre = np.where(free > 0, rng.random(3) * free + np.asarray(patch) / 2, sides / 2)
-    matrix = _random_matrix(rng)
+    step = np.asarray(spacing, float)[::-1]
+    matrix = _random_matrix(rng) * step[None, :] / step[:, None]  # turned and scaled in mm, as places in voxels
     # grid_sample wants axes in the order I, J, K and lengths as shares of the sides
     theta = np.zeros((3, 4), np.float32)
     theta[:, :3] = matrix[::-1, ::-1] * np.asarray(patch, float)[None, ::-1] / sides[::-1, None]
@@ -156,13 +165,18 @@ def warped_crop(case: TrainingCase, patch: Sequence[int], rng: np.random.Generat
     return Crop(_random_intensity(image, rng), label, (float(middle - half), float(middle + half)))
 
 
-def disturbed_crop(case: TrainingCase, patch: Sequence[int], rng: np.random.Generator) -> Crop:
+def disturbed_crop(
+    case: TrainingCase,
+    patch: Sequence[int],
+    rng: np.random.Generator,
+    spacing: Sequence[float] = (1.0, 1.0, 1.0),
+) -> Crop:
     """A warped crop as other scanners and other fields of view would show it; most crops get one or two changes.
 
     Normalisation is over the scan, so what else is in the field moves and stretches all intensities. Some crops are
     mirrored, as organs are in a few patients and left and right in some headers.
     """
-    crop = warped_crop(case, patch, rng)
+    crop = warped_crop(case, patch, rng, spacing)
     image, label = crop.image, crop.label
     if rng.random() < 0.15:
         image, label = image.flip(2), label.flip(2)
@@ -211,7 +225,7 @@ def _read(volume: torch.Tensor, grid: torch.Tensor, outside: str) -> torch.Tenso
 
 
 def _random_matrix(rng: np.random.Generator) -> np.ndarray:
-    """Rotation times scaling, from places in the crop to places in the volume (K, J, I)."""
+    """Rotation times scaling, from places in the crop to places in the volume (K, J, I), in mm."""
     matrix = np.diag(np.exp(rng.uniform(-0.2, 0.2) + rng.uniform(-0.1, 0.1, 3)))
     for a, b in ((0, 1), (0, 2), (1, 2)):
         angle = np.deg2rad(rng.uniform(-15, 15))

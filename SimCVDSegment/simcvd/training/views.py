@@ -35,7 +35,8 @@ def zoomed_view(images: torch.Tensor, generator: torch.Generator, least: float) 
     theta[:, 0, 0] = theta[:, 1, 1] = side
     theta[:, 2, 2] = 1
     theta[:, 0, 3], theta[:, 1, 3] = ((1 - side) * _either_way(n, generator) for _ in range(2))
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    with torch.autocast(images.device.type, enabled=False):  # in bfloat16 places would be off by parts of a voxel
+        grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
