@@ -37,6 +37,7 @@ from SimCVDLib.segmentation import endText, stageText
 DEVICES = ("auto", "cpu", "cuda", "mps")  # as the entries of deviceComboBox
 OVERLAYS = ("none", "distance", "modelDistance", "probability", "uncertainty")  # as those of overlayComboBox
 FORMATS = ("seg.nrrd", "nii.gz", "stl")  # as those of exportKindComboBox
+GEOMETRY = vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()  # under which its scan is known
 SECTIONS = ("input", "segment", "overlay", "boundary", "corrections", "report", "export", "batch", "log")
 SENTENCES = ("status", "report", "export", "batch")  # lines of the panel that say how something went
 OVERLAY_CONTROLS = ("overlayComboBox", "legendCheckBox", "opacitySlider", "isoCheckBox", "isoSpacingSpinBox")
@@ -111,6 +112,8 @@ class SimCVDSegmentWidget(Panel):
         self._maps = {}  # by segmentation ID: what the model computed
         self._chosen = None  # (segmentation ID, segment ID), and for it:
         self._overlay = self._overlaid = self._corrections = None
+        self._refused = None  # why it can't be corrected
+        self._orphans = set()  # IDs of segmentations whose scan was removed: no other may stand in for it
         self._placing = None  # True inside, False outside
         self._report = None
 
@@ -129,6 +132,7 @@ class SimCVDSegmentWidget(Panel):
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneChanged)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneChanged)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAddedEvent, self.onNodeAdded)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAboutToBeRemovedEvent, self.onNodeLeaves)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeRemovedEvent, self.onNodeRemoved)
         interaction = slicer.app.applicationLogic().GetInteractionNode()
         self.addObserver(interaction, interaction.InteractionModeChangedEvent, self.onInteractionMode)
@@ -202,9 +206,22 @@ class SimCVDSegmentWidget(Panel):
             self._hideMaps()
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
+    def onNodeLeaves(self, _caller, _event, node):
+        """Once it has left, no segmentation says any more that it was its scan."""
+        if node.IsA("vtkMRMLScalarVolumeNode") and self._parameters is not None and not slicer.mrmlScene.IsClosing():
+            made = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
+            its = [one for one in made if one.GetNodeReference(GEOMETRY) is node]
+            if self._overlay is not None and self._volumeOf(self._parameters.result) is node:
+                its.append(self._parameters.result)
+            self._orphans.update(one.GetID() for one in its)
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
     def onNodeRemoved(self, _caller, _event, node):
-        """What was computed for a segmentation goes with it; selectors and state follow by themselves."""
+        """What was computed for a segmentation goes with it, and what is edited with its scan."""
         self._maps.pop(node.GetID(), None)
+        self._orphans.discard(node.GetID())
+        if node.IsA("vtkMRMLScalarVolumeNode") and not maps.isMap(node):
+            self._onParameters()
 
     def _stop(self):
         """End what runs and let go of what was made for the segment that is chosen."""
@@ -214,6 +231,7 @@ class SimCVDSegmentWidget(Panel):
                 running.cancel()
         self._release()
         self._maps = {}
+        self._orphans = set()
         self._report = None
 
     # --- state
@@ -281,6 +299,22 @@ class SimCVDSegmentWidget(Panel):
             self._job.cancel()
             self._say("status", _("Stopping..."))
             return
+        self._start()
+
+    def checkIdle(self):
+        """Raise SimCVDError while scans are segmented here."""
+        if self._job is not None or self._batch is not None:
+            raise SimCVDError(_("SimCVD Segment is still segmenting; wait until it has finished, or cancel it there."))
+
+    def propose(self, volume):
+        """Segment all of a volume into a node of its own; SimCVD Train calls it. Raises SimCVDError."""
+        self.checkIdle()
+        with slicer.util.NodeModify(self._parameters.parameterNode):
+            self._parameters.inputVolume = volume
+            self._parameters.region = self._parameters.output = None  # they belong to the scan before
+        self._start()
+
+    def _start(self):
         if not self._torch[0]:
             self.onInstallTorch()
             if not self._torch[0]:
@@ -310,8 +344,10 @@ class SimCVDSegmentWidget(Panel):
         self.ui.progressBar.value = 100 if event["event"] == "done" else 0
         if event["event"] == "done" and self._parameters is not None:
             self._choices = models.choices()  # how long it took is part of the line about a model
-            self._takeResult(event)
-        self._say("status", endText(event))
+            self._say("status", endText(event))
+            self._takeResult(event)  # whatever can't be shown of it is said after that
+        else:
+            self._say("status", endText(event))
         self.showLog()
         self._onParameters()
 
@@ -341,19 +377,36 @@ class SimCVDSegmentWidget(Panel):
         node = p.result
         there = node is not None and node.GetSegmentation().GetSegment(p.segment) is not None
         chosen = (node.GetID(), p.segment) if there else None
-        if chosen == self._chosen:
-            return
-        self._release()
-        self._chosen = chosen
         volume = self._volumeOf(node) if there else None
-        if volume is None:
+        if chosen != self._chosen or (volume is None and self._overlay is not None):
+            self._release()
+            self._chosen = chosen
+            if there and volume is None:
+                self._maps.pop(node.GetID(), None)  # they lie on its grid
+                missing = _("The scan of {name} is not in the scene; load it and segment it again.")
+                self._say("status", missing.format(name=node.GetName()))
+        if volume is None or self._corrections is not None:
             return
-        found = self._maps.setdefault(node.GetID(), maps.Maps(node, volume))
-        self._overlay = Overlay(volume, found, p.segment)
-        with self._showingErrors():
-            say = functools.partial(self._say, "status")
-            self._corrections = Corrections(node, p.segment, volume, found, self._onCorrected, say)
-            self._onCorrected()
+        if self._overlay is None:
+            found = self._maps.setdefault(node.GetID(), maps.Maps(node, volume))
+            self._overlay = Overlay(volume, found, p.segment)
+        self._correct(node, volume)
+
+    def _correct(self, node, volume):
+        """Make the segment one that can be corrected; asked again and again, as the user may have mended why not."""
+        say = functools.partial(self._say, "status")
+        segment, found = self._parameters.segment, self._maps[node.GetID()]
+        try:
+            self._corrections = Corrections(node, segment, volume, found, self._onCorrected, say)
+        except SimCVDError as error:
+            if str(error) != self._refused:
+                say(str(error))
+            self._refused = str(error)
+            return
+        if self._refused and self.ui.statusLabel.text == self._refused:
+            say("")
+        self._refused = None
+        self._onCorrected()
 
     def _release(self):
         """Let go of the segment that was chosen; the views get their layers back, and what was edited stays."""
@@ -361,12 +414,12 @@ class SimCVDSegmentWidget(Panel):
         for thing in (self._overlay, self._corrections):
             if thing is not None:
                 thing.close()
-        self._overlay = self._corrections = self._chosen = self._overlaid = None
+        self._overlay = self._corrections = self._chosen = self._overlaid = self._refused = None
 
     def _volumeOf(self, node):
-        """The volume a segmentation belongs to; without one, the input."""
-        role = slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
-        return node.GetNodeReference(role) or self._parameters.inputVolume
+        """The volume a segmentation belongs to; the input for one that never had any, and None where it was removed."""
+        scan = node.GetNodeReference(GEOMETRY)
+        return scan or (None if node.GetID() in self._orphans else self._parameters.inputVolume)
 
     # --- overlay
 
@@ -383,6 +436,7 @@ class SimCVDSegmentWidget(Panel):
             self._overlaid = wanted
             with self._showingErrors():
                 self._overlay.show(p.overlay, p.opacity, p.legend)
+            with self._showingErrors():
                 self._overlay.showLines(p.isoLines, p.isoSpacing)
         self._overlay.setOpacity(p.opacity)
 
@@ -412,8 +466,9 @@ class SimCVDSegmentWidget(Panel):
         if not on:
             self._stopPlacing()
             return
-        self._corrections.place(inside)
-        self._placing = inside
+        with self._showingErrors():
+            self._corrections.place(inside)
+            self._placing = inside
         self.updateGui()
 
     def _stopPlacing(self):
@@ -428,14 +483,18 @@ class SimCVDSegmentWidget(Panel):
             self.updateGui()
 
     def onRemovePoint(self):
-        if not self._corrections.removePoint():
-            self._say("status", _("There is no point to remove."))
+        with self._showingErrors():
+            if not self._corrections.removePoint():
+                self._say("status", _("There is no point to remove."))
+        self.updateGui()
 
     def onUndo(self):
-        if self._corrections.canUndo:
-            self._corrections.undo()
-        else:
-            self._say("status", _("There is nothing to undo."))
+        with self._showingErrors():
+            if self._corrections.canUndo:
+                self._corrections.undo()
+            else:
+                self._say("status", _("There is nothing to undo."))
+        self.updateGui()
 
     def onEditor(self):
         p = self._parameters
@@ -529,7 +588,8 @@ class SimCVDSegmentWidget(Panel):
         with self._showingErrors("batch"):
             cases = [batch.LoadedCase(node) for node in self.ui.batchVolumesSelector.checkedNodes()]
             if self.ui.batchFolderLineEdit.currentPath:
-                scans = batch.scansIn(self.ui.batchFolderLineEdit.currentPath)
+                with slicer.util.WaitCursor():
+                    scans = batch.scansIn(self.ui.batchFolderLineEdit.currentPath)
                 cases += [batch.FileCase(name, path, self.ui.batchOutputButton.directory) for name, path in scans]
             settings = {"device": p.device, "largest": p.largest or None}  # None: as the model says
             running = batch.Batch(cases, self._choice().folder, self._onBatch, **settings)
@@ -636,6 +696,7 @@ class SimCVDSegmentWidget(Panel):
     def _showTools(self):
         p, ui = self._parameters, self.ui
         chosen, editable = self._chosen is not None, self._corrections is not None
+        onScan = self._overlay is not None
         ui.segmentSelector.setCurrentNode(p.result)
         if p.result is not None:
             ui.segmentSelector.setCurrentSegmentID(p.segment)
@@ -643,20 +704,20 @@ class SimCVDSegmentWidget(Panel):
         if p.reference is not None:
             ui.referenceSelector.setCurrentSegmentID(p.referenceSegment)
         for name in OVERLAY_CONTROLS:
-            getattr(ui, name).enabled = self._overlay is not None
+            getattr(ui, name).enabled = onScan
         for name in EDIT_CONTROLS:
             getattr(ui, name).enabled = editable
         ui.insideButton.checked = self._placing is True
         ui.outsideButton.checked = self._placing is False
-        ui.editorButton.enabled = chosen and hasattr(slicer.modules, "segmenteditor")
+        ui.editorButton.enabled = onScan and hasattr(slicer.modules, "segmenteditor")
         ui.useAsCaseButton.visible = hasattr(slicer.modules, "simcvdtrain")
-        ui.useAsCaseButton.enabled = chosen
+        ui.useAsCaseButton.enabled = onScan
 
         ui.compareButton.text = _("Cancel") if self._comparison is not None else _("Compare")
-        ui.compareButton.enabled = self._comparison is not None or (chosen and p.reference is not None)
+        ui.compareButton.enabled = self._comparison is not None or (onScan and p.reference is not None)
         ui.reportTable.setMRMLTableNode(p.table)
         ui.saveCsvButton.enabled = ui.saveHtmlButton.enabled = self._report is not None
-        ui.exportSegmentationButton.enabled = ui.exportDistanceButton.enabled = chosen
+        ui.exportSegmentationButton.enabled, ui.exportDistanceButton.enabled = chosen, onScan
 
     def _showBatch(self):
         ui = self.ui

@@ -218,6 +218,7 @@ class SimCVDTrainWidget(Panel):
             if running is not None:
                 running.cancel()
         self._ranking = self._estimate = self._start = self._saving = None
+        self._keepRanked([])
         self._view.release()
 
     # --- state
@@ -273,7 +274,7 @@ class SimCVDTrainWidget(Panel):
 
     def _add(self, path, how):
         if path:
-            with self._showingErrors("cases"):
+            with self._showingErrors("cases"), slicer.util.WaitCursor():
                 getattr(self.logic.table, how)(path)
 
     def onSaveList(self):
@@ -402,17 +403,29 @@ class SimCVDTrainWidget(Panel):
             tree.setCurrentItem(tree.topLevelItem(0))
         self.updateGui()
 
+    def _keepRanked(self, rows):
+        """Leave only the lines of these cases; the number of one that was removed is given to another scan."""
+        known = {(row.id, row.name) for row in rows}
+        if self._ranking is not None:
+            self._ranking.keep(known)
+        tree = self.ui.rankTree
+        blocked = tree.blockSignals(True)  # updateGui, which the chosen line's going would call, calls this
+        for n in reversed(range(tree.topLevelItemCount)):
+            line = tree.topLevelItem(n)
+            if (line.data(0, caselist.ID), line.text(0)) not in known:
+                tree.takeTopLevelItem(n)
+        tree.blockSignals(blocked)
+
     def onProposal(self):
-        """Open the case in SimCVD Segment and click Segment there; its button Use as labelled case comes back here."""
+        """Open the case in SimCVD Segment and segment it there; its button Use as labelled case comes back here."""
         with self._showingErrors("rank"):
             item = self.ui.rankTree.currentItem()
             row = next((row for row in self.logic.table.rows if row.id == item.data(0, caselist.ID)), None)
             if row is None:
                 raise SimCVDError(_("This scan is no longer on the list; rank the scans again."))
+            slicer.modules.simcvdsegment.widgetRepresentation().self().checkIdle()  # before anything is opened
             volume = self.logic.openCase(row)
-            segment = self._openSegment(self._parameters.rankModel)
-            segment.ui.inputSelector.setCurrentNode(volume)
-            segment.onSegment()
+            self._openSegment(self._parameters.rankModel).propose(volume)
 
     def _openSegment(self, model):
         """SimCVD Segment with a model chosen."""
@@ -524,7 +537,9 @@ class SimCVDTrainWidget(Panel):
         with self._showingErrors("save"):
             name = outcome.install(self._view.run.modelFolder)
             self._choices = models.choices()
-            self._fillModels()
+            with self._quietly():
+                self._fillModels()
+            self.updateGui()
             self._openSegment(name)
             self._say("save", _("The model {name} is on the list in SimCVD Segment.").format(name=name))
 
@@ -546,7 +561,7 @@ class SimCVDTrainWidget(Panel):
         )
         if path:
             with self._showingErrors("save"), slicer.util.WaitCursor():
-                self._view.run.exportModel(path)
+                self._view.run.exportModel(path, overwrite=True)  # the dialog has asked
                 self._say("save", _("Saved as {path}.").format(path=path))
 
     # --- log
@@ -655,6 +670,7 @@ class SimCVDTrainWidget(Panel):
     def _showNext(self):
         p, ui = self._parameters, self.ui
         running = self._ranking is not None and not self._ranking.finished
+        self._keepRanked(self.logic.table.rows)
         ui.rankModelComboBox.currentIndex = ui.rankModelComboBox.findData(p.rankModel)
         ui.rankButton.text = _("Cancel") if running else _("Rank the unlabelled scans")
         some = self.logic.table.count(cases.UNLABELLED) > 0
@@ -794,6 +810,10 @@ class SimCVDTrainLogic(ScriptedLoadableModuleLogic):
 
     def openCase(self, row):
         """The volume node of a case, which is loaded with its outline where it lies on disk. Raises SimCVDError."""
+        if row.isGone:
+            raise SimCVDError(
+                _("{name} is no longer in the scene; load it or take it off the list.").format(name=row.name)
+            )
         if row.volume is None:
             loadCase(self.table, row)
         return row.volume

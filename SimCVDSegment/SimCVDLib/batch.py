@@ -1,5 +1,6 @@
 """Many volumes, one after the other: what is finished stays, and what fails is listed with its reason."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,14 @@ def rowText(name, state, sentence):
     """A line of the list."""
     word = {WAITING: _("waiting"), RUNNING: _("running"), DONE: _("done"), FAILED: _("failed"), STOPPED: _("stopped")}
     return f"{name}: {sentence or word[state]}" if state in (DONE, FAILED) else f"{name}: {word[state]}"
+
+
+def _sentence(error):
+    """What is said of a case that failed, for whatever reason: the others must have their turn."""
+    if isinstance(error, (SimCVDError, OSError)):
+        return str(error)
+    logging.error("SimCVD: a case of several failed", exc_info=error)
+    return _("The scan can't be segmented ({reason}); look at it by itself.").format(reason=error)
 
 
 class LoadedCase:
@@ -84,21 +93,21 @@ class _FileJob:
         if event["event"] == "done":
             try:
                 self._write(event)
-            except (SimCVDError, OSError) as error:
-                event = {"event": "error", "message": str(error)}
+            except Exception as error:
+                event = {"event": "error", "message": _sentence(error)}
         if event["event"] in jobs.LAST:
             jobs.removeFolder(self._scratch)
         self._onEvent(event)
 
     def _write(self, event):
-        from simcvd.images import read_volume, write_segmentation
+        from simcvd.images import read_geometry, write_segmentation
         from simcvd.models import load_card
 
         labels = np.load(event["files"]["labels"])
         self._case.output.parent.mkdir(parents=True, exist_ok=True)
         self._case.check()
         # the worker's arrays carry no geometry; the scan's own is read as the worker read it
-        geometry = read_volume(self._case.path).geometry
+        geometry = read_geometry(self._case.path)
         write_segmentation(self._case.output, labels, geometry, load_card(self._model)["segments"])
 
 
@@ -168,8 +177,8 @@ class Batch:
         try:
             case.check()
             self._job = case.start(self._model, self._settings, self._take)
-        except (SimCVDError, OSError) as error:
-            row[1:] = [FAILED, str(error)]
+        except Exception as error:
+            row[1:] = [FAILED, _sentence(error)]
             return False
         row[1] = RUNNING
         return True

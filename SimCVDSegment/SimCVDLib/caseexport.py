@@ -1,5 +1,7 @@
 """The cases of a list as files for a training, written while the application goes on."""
 
+import contextlib
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from simcvd.errors import SimCVDError
-from SimCVDLib import cases, jobs, nodes
+from SimCVDLib import cases, nodes
 from SimCVDLib.writing import writing
 
 BLOCK_BYTES = 1 << 23  # written in one turn of the event loop
@@ -19,7 +21,7 @@ class Export:
 
     Scans are written as they are stored, in their own frame; labels on the grid of their scan, wherever the nodes'
     transforms put them. Files are named after the case's number and carry nothing but geometry and voxels. Cases on
-    disk stay where they are. A folder that could not be finished is removed.
+    disk stay where they are. Of what could not be finished nothing is left.
 
     Args:
         table: the CaseTable; it is read once, at the start.
@@ -45,6 +47,7 @@ class Export:
         self._rows = [row for row in table.rows if row.role != cases.OUT]
         self.names = {row.id: row.name for row in self._rows}
         self._steps = None
+        self._paths, self._made = [], False  # of what was written, and whether the folder was made here
         self._timer = qt.QTimer()
         self._timer.setInterval(0)
         self._timer.connect("timeout()", self._onTurn)
@@ -54,6 +57,7 @@ class Export:
         if sentence := self._table.incomplete():
             raise SimCVDError(sentence)
         with writing(self.folder):
+            self._made = not self.folder.exists()
             self.folder.mkdir(parents=True, exist_ok=True)
             if any(self.folder.iterdir()):
                 raise SimCVDError(_("{folder} is not empty; choose a new one.").format(folder=self.folder))
@@ -74,8 +78,13 @@ class Export:
         except StopIteration:
             self.fraction = 1.0
             self._end()
-        except (SimCVDError, OSError) as error:
+        except Exception as error:  # whatever it is: cases that are not all there must not pass for a list
             self.error = str(error)
+            if not isinstance(error, (SimCVDError, OSError)):
+                logging.exception("SimCVD: the cases of a list could not be written")
+                self.error = _(
+                    "The cases can't be written ({reason}); look at their notes, and leave out what can't be read."
+                ).format(reason=error)
             if isinstance(error, OSError):
                 self.error = _("The cases can't be written to {folder} ({reason}); make room there.").format(
                     folder=self.folder, reason=error.strerror or error
@@ -89,8 +98,17 @@ class Export:
         self.finished = True
         if self.cancelled or self.error:
             self._steps.close()
-            jobs.removeFolder(self.folder)
+            self._removeWritten()
         self._onChange()
+
+    def _removeWritten(self):
+        """Remove what was written and nothing else: the folder may be one that somebody keeps other files in."""
+        for path in self._paths:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+        if self._made:
+            with contextlib.suppress(OSError):
+                self.folder.rmdir()
 
     def _write(self):
         """Write block by block, giving the fraction done after each."""
@@ -111,6 +129,7 @@ class Export:
                 yield (i + 0.5) / len(self._rows)
                 yield from self._blocks(label, labels, row, i, 0.5)
             written.append(Case(row.id, image, label, row.role))
+        self._paths.append(self.caseList)
         write_cases(self.caseList, written)
 
     def _label(self, row, values):
@@ -131,6 +150,7 @@ class Export:
         """Write an array block by block."""
         array = np.ascontiguousarray(array)
         data = array.reshape(-1).view(np.uint8)
+        self._paths.append(path)
         with open(path, "wb") as file:
             file.write(nodes.nrrdHeader(array, nodes.ijkToRas(row.volume)))
             for start in range(0, len(data), BLOCK_BYTES):

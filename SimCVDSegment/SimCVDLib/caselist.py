@@ -169,7 +169,16 @@ class CaseList:
     def _drawNext(self):
         if not self._wanted:
             return
-        identifier = self._wanted.pop(0)
+        try:
+            self._drawOne(self._wanted.pop(0))
+        finally:  # one that can't be drawn keeps none of the others waiting
+            if self._wanted:
+                self._drawing.start(0)
+        if not self._wanted and not self._elsewhere:
+            fitHeight(self._tree, LEAST, MOST)  # with their thumbnails
+            self._onChosen()  # there is more to say of the cases now
+
+    def _drawOne(self, identifier):
         row = self._rows[identifier]
         picture = self._draw(row)
         if picture is LATER:
@@ -185,11 +194,6 @@ class CaseList:
             pixmap.loadFromData(qt.QByteArray(picture))
             self._icons[identifier] = (row.labelText, qt.QIcon(pixmap))
             item.setIcon(0, self._icons[identifier][1])
-        if self._wanted:
-            self._drawing.start(0)
-        elif not self._elsewhere:
-            fitHeight(self._tree, LEAST, MOST)  # with their thumbnails
-            self._onChosen()  # there is more to say of the cases now
 
 
 def sizeText(row):

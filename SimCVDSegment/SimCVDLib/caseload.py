@@ -16,13 +16,14 @@ def loadCase(table, row):
     """
     from simcvd.images import Volume, read_labels, read_volume, resample_labels, same_geometry
 
+    # both are read before the scene changes: a label that can't be read leaves no scan in it
     scan = read_volume(row.image)
+    labels = read_labels(row.label) if row.label is not None else None
     volume = slicer.util.addVolumeFromArray(_plain(scan.array), ijkToRAS=_ijkToRas(scan.geometry), name=row.name)
     volume.CreateDefaultDisplayNodes()
-    if row.label is None:
+    if labels is None:
         table.setVolume(row, volume)
         return
-    labels = read_labels(row.label)
     array = labels.array
     if not same_geometry(labels.geometry, scan.geometry, 0.01):
         array = resample_labels(Volume(array, labels.geometry), scan.geometry)

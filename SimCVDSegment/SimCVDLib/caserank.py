@@ -30,6 +30,7 @@ class Ranking:
         self._model, self._onChange, self._id = model, onChange, None
         self._folder = jobs.scratchFolder()
         self._export = Export(table, self._folder, self._onExport)
+        self._asked = set(self._export.names.items())
 
     def start(self):
         """Begin; nothing is waited for. Without scans that can be read it has finished, and `sentence` says why."""
@@ -45,6 +46,14 @@ class Ranking:
         else:
             self._export.cancel()
 
+    def keep(self, known):
+        """Say no more of cases whose (id, name) is not among these."""
+        self._asked &= known
+        self.ranked = [one for one in self.ranked if self._isAsked(one)]
+
+    def _isAsked(self, one):
+        return (one["case"], self._export.names.get(one["case"])) in self._asked
+
     def _onExport(self):
         self.fraction = 0.3 * self._export.fraction
         if self._export.finished and self._id is None and not self.finished:
@@ -53,7 +62,10 @@ class Ranking:
             elif self._export.cancelled:
                 self._end(_("Stopped."))
             else:
-                self._ask()
+                try:
+                    self._ask()
+                except SimCVDError as error:
+                    self._end(str(error))
         self._onChange()
 
     def _ask(self):
@@ -69,7 +81,7 @@ class Ranking:
 
     def _take(self, event):
         kind = event["event"]
-        if kind == "ranked":
+        if kind == "ranked" and self._isAsked(event):
             self.ranked.append({key: event[key] for key in ("case", "uncertainty", "unlikeness", "reason")})
         elif kind == "progress":
             self.fraction = max(self.fraction, 0.3 + 0.7 * event["fraction"])

@@ -68,6 +68,11 @@ class CaseRow:
         return self._volume is not None and self.volume is None
 
     @property
+    def isBare(self):
+        """Whether its volume has no voxels, as in a scene that was opened without its files."""
+        return self.volume is not None and self.volume.GetImageData() is None
+
+    @property
     def isSeen(self):
         """Whether its files were looked at as they are now."""
         # a look that came to nothing has no stamp, and would come to nothing again
@@ -409,6 +414,8 @@ class CaseTable:
         used = [row for row in self.rows if row.role != OUT]
         if gone := [row.name for row in used if row.isGone]:
             return _("{name} is no longer in the scene; load it or take it off the list.").format(name=gone[0])
+        if void := [row.name for row in used if row.isBare]:
+            return _("{name} has no voxels; load it again or take it off the list.").format(name=void[0])
         if bare := [row.name for row in used if row.role in (LABELLED, VALIDATION) and not row.hasLabel]:
             return _("{name} has no outline any more; give it one or make it unlabelled.").format(name=bare[0])
         return None
@@ -424,7 +431,7 @@ class CaseTable:
     def _twins(self):
         seen = {}
         for row in self.rows:
-            if row.role == OUT or row.isGone:
+            if row.role == OUT or row.isGone or row.isBare:
                 continue
             twin = seen.setdefault(_fingerprint(row), row)
             if twin is not row:
@@ -467,7 +474,7 @@ class CaseTable:
         if row.isOnDisk:
             picture = (row.seen or {}).get("picture")
             return base64.b64decode(picture) if picture else None
-        if row.volume is None:
+        if row.volume is None or row.isBare:
             return None
         image = slicer.util.arrayFromVolume(row.volume)
         values = {segment.GetName().casefold(): i for i, (_id, segment) in enumerate(row.segments(), 1)}

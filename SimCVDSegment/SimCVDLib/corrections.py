@@ -58,6 +58,12 @@ class Corrections:
             raise SimCVDError(
                 _("The segmentation and the volume are under different transforms; put them under the same one.")
             )
+        if nodes.isSurface(segmentationNode, segmentId):
+            raise SimCVDError(
+                _("The segment {name} is a surface; make it a labelmap in Segmentations to correct it.").format(
+                    name=segmentationNode.GetSegmentation().GetSegment(segmentId).GetName()
+                )
+            )
         self._segmentation = nodes.NodeReference(segmentationNode)
         self._segmentId = segmentId
         self._volume = nodes.NodeReference(volumeNode)
@@ -73,6 +79,7 @@ class Corrections:
         self._order = []  # (inside, ID) of every point in the order of placing
         self._writing = False
         self._observed = []
+        self._slots = []  # (timer, what it calls)
         self._soon = self._timer(self._onSoon)
         self._edited = self._timer(self._onEdited)
         self._surface = self._timer(self._showSurface)
@@ -155,8 +162,11 @@ class Corrections:
             self._onSoon()
         if self._surface.isActive():
             self._showSurface()
-        for timer in (self._soon, self._edited, self._surface):
+        for timer, slot in self._slots:
             timer.stop()
+            timer.disconnect("timeout()", slot)  # what is connected holds this object, and nothing would ever free it
+        self._slots = []
+        self._refinement = self._taken = self._maps = None  # large, and whoever closed this may hold it still
         for thing, tag in self._observed:
             thing.RemoveObserver(tag)
         self._observed = []
@@ -366,6 +376,7 @@ class Corrections:
         timer = qt.QTimer()
         timer.setSingleShot(True)
         timer.connect("timeout()", slot)
+        self._slots.append((timer, slot))
         return timer
 
     def _observe(self, thing, event):

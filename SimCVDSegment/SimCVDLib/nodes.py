@@ -260,7 +260,12 @@ def writeSegment(segmentationNode, segmentId, mask, volumeNode, box=None):
 
 
 def readSegment(segmentationNode, segmentId, volumeNode):
-    """A segment as a mask, bool (K, J, I), on a volume's grid, wherever the two nodes' transforms put them."""
+    """A segment as a mask, bool (K, J, I), on a volume's grid, wherever the two nodes' transforms put them.
+
+    Raises SimCVDError for a segment that has neither voxels nor a surface.
+    """
+    if isSurface(segmentationNode, segmentId):
+        return _filled(segmentationNode, segmentId, volumeNode)
     if sharesGrid(segmentationNode, segmentId, volumeNode):
         return _pasted(segmentationNode, segmentId, shapeOf(volumeNode))
     names = vtk.vtkStringArray()
@@ -270,6 +275,11 @@ def readSegment(segmentationNode, segmentId, volumeNode):
         segmentationNode, volumeNode, names, slicer.vtkSegmentation.EXTENT_REFERENCE_GEOMETRY, merged
     )
     return _array(merged) > 0
+
+
+def isSurface(segmentationNode, segmentId):
+    """Whether a segment has no image of its own, as one that was imported from a surface."""
+    return _segmentImage(segmentationNode, segmentId) is None
 
 
 def isEmpty(segment):
@@ -282,13 +292,9 @@ def isEmpty(segment):
 
 
 def hasVoxels(segmentationNode, segmentIds):
-    """Whether any of the segments has a voxel."""
-    image = slicer.vtkOrientedImageData()
-    for identifier in segmentIds:
-        segmentationNode.GetBinaryLabelmapRepresentation(identifier, image)
-        if not image.IsEmpty() and _array(image).any():
-            return True
-    return False
+    """Whether any of the segments has a voxel, or a surface where it has no voxels."""
+    segmentation = segmentationNode.GetSegmentation()
+    return any(not isEmpty(segmentation.GetSegment(identifier)) for identifier in segmentIds)
 
 
 def sharesGrid(segmentationNode, segmentId, volumeNode):
@@ -335,6 +341,36 @@ def _pasted(segmentationNode, segmentId, shape):
         source = tuple(slice(a - f, b - f) for a, b, f in zip(low, high, first, strict=True))
         mask[tuple(slice(a, b) for a, b in zip(low, high, strict=True))] = _array(image)[source] > 0
     return mask
+
+
+def _filled(segmentationNode, segmentId, volumeNode):
+    """What lies within the surface of a segment; the segment stays the surface that it is."""
+    segment = segmentationNode.GetSegmentation().GetSegment(segmentId)
+    surface = segment.GetRepresentation(SURFACE)
+    if surface is None:
+        raise SimCVDError(
+            _("The segment {name} has neither voxels nor a surface; make it a labelmap in Segmentations.").format(
+                name=segment.GetName()
+            )
+        )
+    shape = shapeOf(volumeNode)
+    if surface.GetNumberOfPoints() == 0:
+        return np.zeros(shape, bool)
+    points = vtk.vtkPoints()
+    indices = nodeToIjk(segmentationNode, volumeNode, numpy_support.vtk_to_numpy(surface.GetPoints().GetData()))
+    points.SetData(numpy_support.numpy_to_vtk(np.ascontiguousarray(indices), deep=True))
+    placed = vtk.vtkPolyData()
+    placed.SetPoints(points)
+    placed.SetPolys(surface.GetPolys())
+    placed.SetStrips(surface.GetStrips())
+    stencil = vtk.vtkPolyDataToImageStencil()
+    stencil.SetInputData(placed)
+    stencil.SetOutputWholeExtent([x for n in reversed(shape) for x in (0, n - 1)])
+    image = vtk.vtkImageStencilToImage()
+    image.SetInputConnection(stencil.GetOutputPort())
+    image.SetInsideValue(1)
+    image.Update()
+    return _array(image.GetOutput()) > 0
 
 
 def _array(image):

@@ -31,8 +31,9 @@ BYTES_A_POLL = 1 << 17  # some hundred events, a few milliseconds
 PEEK_BYTES = 1 << 15
 LOOKS = 2  # so often must a process be missing: between preparing and training it lets the lock go for a moment
 FILES = (
-    *("plan.json", "run.json", "events.jsonl", "log.txt", "output.txt", "checkpoint.pt", "control", "preview.png"),
+    *("events.jsonl", "log.txt", "output.txt", "checkpoint.pt", "control", "preview.png"),
     *("source", "cases", "model", "folds", "lock"),
+    *("plan.json", "run.json"),  # last: by them a run that could only be removed in part is found again
 )
 
 _started = {}  # folder -> process: those that this application has started
@@ -356,10 +357,10 @@ class Run:
 
         One that is alive is asked to stop first and removed by a later `poll`; `isGone` says when.
         """
-        self._discarding = True
         if self.isAlive:
             self._say("stop")
-        else:
+        self._discarding = True  # not before the word is said: a run that can't be told stays
+        if not self.isAlive:
             self._remove()
 
     def useModel(self, overwrite=False):
@@ -371,11 +372,11 @@ class Run:
             export_model(self._finishedModel(), packed)
             return import_model(packed, overwrite)
 
-    def exportModel(self, path):
-        """Pack the finished model into a zip file that is not there yet. Raises SimCVDError."""
+    def exportModel(self, path, overwrite=False):
+        """Pack the finished model into a zip file. Raises SimCVDError."""
         from simcvd.models import export_model
 
-        export_model(self._finishedModel(), path)
+        export_model(self._finishedModel(), path, overwrite)
 
     # --- watching
 

@@ -37,6 +37,7 @@ class RunView:
         self._ui, self._parent, self._showingErrors = ui, parent, showingErrors
         self._onChosen, self._onChanged = onChosen, onChanged
         self.run, self._runs, self._curves = None, [], None
+        self._discarded = []  # runs that nobody looks at any more, to be removed once their process has stopped
         self._seen = self._drawn = None  # how many messages are shown, and which picture
         self._polls, self._showing = 0, False
         for button, slot in (
@@ -72,7 +73,7 @@ class RunView:
             return
         self.release()
         if any(str(run.folder) == folder for run in self._runs):
-            self.run = runs.Run(folder)  # one that has told nothing yet: the curves begin at the beginning
+            self.run = self._takeDiscarded(folder) or runs.Run(folder)  # a new one: the curves begin at the beginning
             self._curves = Curves(self.run.name, self.run.structureName)
             self.poll()
 
@@ -80,7 +81,16 @@ class RunView:
         """Watch no run; its curves leave the scene."""
         if self._curves is not None:
             self._curves.close()
+        if self.run is not None and self.run.wasDiscarded and not self.run.isGone:
+            self._discarded.append(self.run)
         self.run = self._curves = self._seen = self._drawn = None
+
+    def _takeDiscarded(self, folder):
+        """The run in this folder that is to be removed, to be watched again, or None."""
+        found = next((run for run in self._discarded if str(run.folder) == folder), None)
+        if found is not None:
+            self._discarded.remove(found)
+        return found
 
     def close(self):
         """Watch nothing any more."""
@@ -90,6 +100,7 @@ class RunView:
     def poll(self):
         """Take in what is new."""
         self._polls += 1
+        self._pollDiscarded()
         if self.run is not None:
             with self._showingErrors(fresh=False):
                 self._curves.add(self.run.poll())
@@ -105,6 +116,14 @@ class RunView:
         if self._polls % LIST_EVERY == 0:
             self.refresh()
         self._onChanged()
+
+    def _pollDiscarded(self):
+        for run in list(self._discarded):
+            with self._showingErrors(fresh=False):
+                run.poll()
+            if run.isGone or not run.wasDiscarded:
+                self._discarded.remove(run)
+                self.refresh()
 
     def _onGone(self):
         run = self.run
@@ -260,6 +279,5 @@ class RunView:
                 each.SetSaveWithScene(False)
                 each.SetHideFromEditors(True)
             node = slicer.mrmlScene.AddNode(node)
-        if self._ui.plotView.mrmlPlotViewNode() is not node:
-            self._ui.plotView.setMRMLPlotViewNode(node)
+        self._ui.plotView.setMRMLPlotViewNode(node)  # the same one changes nothing
         return node

@@ -213,12 +213,15 @@ def _names_there_are() -> str:
 # --- zip files ------------------------------------------------------------------------------------------------------
 
 
-def export_model(name_or_path: str | os.PathLike, zip_path: str | os.PathLike) -> None:
-    """Pack a model that was checked first into one zip file; raises ModelError, also where the file exists."""
+def export_model(name_or_path: str | os.PathLike, zip_path: str | os.PathLike, overwrite: bool = False) -> None:
+    """Pack a model that was checked first into one zip file.
+
+    Raises ModelError, also where the file exists (unless `overwrite` is set).
+    """
     folder, zip_path = find_model(name_or_path), Path(zip_path)
     card = load_card(folder)
     load_weights(folder, card)
-    if zip_path.exists():
+    if zip_path.exists() and not overwrite:
         raise ModelError(f"{zip_path} exists already; choose another name or remove it first.")
     try:
         with atomic_path(zip_path) as temporary, zipfile.ZipFile(temporary, "w") as archive:

@@ -435,12 +435,11 @@ class qMRMLTableView(SceneWidget, QtWidgets.QTableView):
 
 @wrapped
 class qMRMLPlotView(SceneWidget, QtWidgets.QWidget):
-    """Draws the lines of the chart that its plot view node shows, without axes."""
-
-    def mrmlPlotViewNode(self):
-        return vars(self).get("_pq_node")
+    """Draws the lines of the chart that its plot view node shows, without axes; Python can't ask for that node."""
 
     def setMRMLPlotViewNode(self, node):
+        if node is vars(self).get("_pq_node"):
+            return
         self._pq_node = node
         self._pq_observe("view", node, [vtk.vtkCommand.ModifiedEvent], "update")
         self.update()
@@ -453,7 +452,7 @@ class qMRMLPlotView(SceneWidget, QtWidgets.QWidget):
 
     def lines(self):
         """[(color, points)] of the chart's series."""
-        node = self.mrmlPlotViewNode()
+        node = vars(self).get("_pq_node")
         chart = node.GetPlotChartNode() if node is not None else None
         series = [chart.GetNthPlotSeriesNode(i) for i in range(chart.GetNumberOfPlotSeriesNodes())] if chart else []
         return [(one.GetColor(), self._pq_points(one)) for one in series if one.GetTableNode() is not None]

@@ -92,6 +92,14 @@ def drawn(volumeNode, mask, segments=(SEGMENT,)):
     return node, identifier, found
 
 
+def asSurface(node):
+    """Leave of a segmentation what one that was imported from a surface has; gives it back."""
+    node.CreateClosedSurfaceRepresentation()
+    node.GetSegmentation().SetSourceRepresentationName(nodes.SURFACE)
+    node.GetSegmentation().RemoveRepresentation(nodes.LABELMAP)
+    return node
+
+
 def world(volumeNode, ijk):
     """Where a voxel (i, j, k) lies in the world."""
     matrix = nodes.ijkToRas(volumeNode)

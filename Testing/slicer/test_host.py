@@ -369,6 +369,7 @@ def test_plot_view_draws_the_series_of_its_chart():
     viewNode.SetPlotChartNodeID(chart.GetID())
     view = slicer.qMRMLPlotView()
     view.setMRMLPlotViewNode(viewNode)
+    assert not hasattr(view, "mrmlPlotViewNode")  # the application's view does not show it to Python
     picture = host.grabWidget(view).astype(int)
     assert ((picture[..., 0] - picture[..., 1]) > 200).sum() > 50  # a red line
 

@@ -1,13 +1,15 @@
 """Overlay and corrections over a result: what is seen, what is edited live, and that everything can be taken back."""
 
+import gc
 import time
+import weakref
 
 import numpy as np
 import pytest
 import slicer
 import slicer.util
 import vtk
-from lib_scenes import OTHER, SEGMENT, SHAPE, ball, brightBall, drawn, shear, warp, world
+from lib_scenes import OTHER, SEGMENT, SHAPE, asSurface, ball, brightBall, drawn, shear, warp, world
 
 import host
 from simcvd.errors import SimCVDError
@@ -77,6 +79,28 @@ def test_opening_corrections_changes_nothing_and_keeps_nothing(edited):
     assert np.array_equal(edited.mask(), ball())
     assert not slicer.util.getNodesByClass("vtkMRMLMarkupsFiducialNode")
     assert not edited.corrections.canUndo
+
+
+def test_closed_corrections_are_held_by_nobody():
+    volume = brightBall()
+    node, identifier, found = drawn(volume, ball())
+    corrections = Corrections(node, identifier, volume, found)
+    corrections.set(offset=2.0)
+    corrections.close()
+    held, mapped = weakref.ref(corrections), weakref.ref(found)
+    gc.disable()  # a collector that sees through the timers must not hide what holds them
+    try:
+        del corrections, found
+        assert held() is None and mapped() is None
+    finally:
+        gc.enable()
+
+
+def test_a_surface_is_refused_in_a_sentence():
+    volume = brightBall()
+    node, identifier, found = drawn(volume, ball())
+    with pytest.raises(SimCVDError, match="Left atrium is a surface"):
+        Corrections(asSurface(node), identifier, volume, found)
 
 
 def test_an_offset_is_the_distance_map_cut_elsewhere_and_zero_is_what_was(edited):

@@ -5,7 +5,7 @@ import pytest
 import slicer
 import slicer.util
 import vtk
-from lib_scenes import OTHER, SEGMENT, SHAPE, ball, brightBall, obliqueMatrix, shear, warp, world
+from lib_scenes import OTHER, SEGMENT, SHAPE, asSurface, ball, brightBall, drawn, obliqueMatrix, shear, warp, world
 
 from simcvd.errors import SimCVDError
 from simcvd.images import read_volume
@@ -162,6 +162,20 @@ def test_a_structure_is_found_again_and_a_segment_of_the_users_never_taken():
     ours = nodes.addSegment(node, SEGMENT)
     assert ours != users
     assert nodes.addSegment(node, SEGMENT) == ours
+
+
+def test_a_segment_that_is_only_a_surface_is_read_as_what_lies_within(volume):
+    node, identifier, _found = drawn(volume, ball())
+    asSurface(node)
+    assert nodes.hasVoxels(node, [identifier])
+    read = nodes.readSegment(node, identifier, volume)
+    assert read.shape == SHAPE and 2 * (read & ball()).sum() / (read.sum() + ball().sum()) > 0.95
+    assert not node.GetSegmentation().ContainsRepresentation(nodes.LABELMAP)
+    node.HardenTransform()
+    assert 2 * (nodes.readSegment(node, identifier, volume) & read).sum() / (2 * read.sum()) > 0.95
+    node.GetSegmentation().GetSegment(identifier).RemoveAllRepresentations()
+    with pytest.raises(SimCVDError, match="neither voxels nor a surface"):
+        nodes.readSegment(node, identifier, volume)
 
 
 def test_a_region_fitted_to_a_volume_holds_all_of_it(volume, tmp_path):

@@ -268,6 +268,22 @@ class SegmentModuleTest(PanelTest):
         self.choose(addScan())
         self.assertTrue(self.ui.segmentButton.enabled)
 
+    def test_a_proposal_replaces_nothing_and_stops_nothing(self):
+        one, two = addScan("one"), addScan("two")
+        node = self.segment(one)
+        self.ui.outputSelector.setCurrentNode(node)
+        self.ui.fitRoiButton.click()
+        before = self.mask(node, one)
+        self.widget.propose(two)
+        self.assertEqual(self.ui.segmentButton.text, "Cancel")
+        with self.assertRaisesRegex(Exception, "still segmenting"):
+            self.widget.propose(one)
+        self.assertRegex(self.finish(), "^Done in")
+        self.assertIsNone(self.ui.roiSelector.currentNode())
+        self.assertIs(self.ui.inputSelector.currentNode(), two)
+        self.assertIsNot(self.ui.segmentSelector.currentNode(), node)
+        np.testing.assert_array_equal(self.mask(node, one), before)
+
     def test_region_limits_the_segmentation(self):
         volume = addScan()
         self.choose(volume)
@@ -530,7 +546,70 @@ class SegmentModuleTest(PanelTest):
         self.assertFalse(self.ui.offsetSlider.enabled)
         self.assertFalse(self.ui.insideButton.checked)
 
+    def test_no_other_scan_stands_in_for_one_that_was_removed(self):
+        volume, _other = addScan("one"), addScan("two")
+        node = self.segment(volume)
+        self.ui.insideButton.click()
+        slicer.mrmlScene.RemoveNode(volume)
+        self.settle()
+        self.assertIn("The scan of one segmentation is not in the scene", self.ui.statusLabel.text)
+        self.assertFalse(self.ui.insideButton.checked)
+        for button in ("inside", "undo", "editor", "useAsCase", "exportDistance"):
+            self.assertFalse(getattr(self.ui, button + "Button").enabled, button)
+        self.assertTrue(self.ui.exportSegmentationButton.enabled)
+        self.ui.segmentSelector.setCurrentNode(None)
+        self.ui.segmentSelector.setCurrentNode(node)
+        self.assertFalse(self.ui.useAsCaseButton.enabled)
+
+    def test_a_segmentation_without_a_scan_of_its_own_lies_on_the_input(self):
+        volume = addScan()
+        node = self.segment(volume)
+        node.SetNodeReferenceID(node.GetReferenceImageGeometryReferenceRole(), None)
+        self.ui.segmentSelector.setCurrentNode(None)
+        self.ui.segmentSelector.setCurrentNode(node)
+        self.assertTrue(self.ui.offsetSlider.enabled)
+        addScan("neighbor")
+        slicer.mrmlScene.RemoveNode(volume)
+        self.settle()
+        self.assertFalse(self.ui.offsetSlider.enabled)
+
+    def test_what_can_not_be_corrected_is_said(self):
+        from simcvd.errors import SimCVDError
+
+        self.segment(addScan())
+        for button in ("inside", "removePoint", "undo"):
+            self.ui.statusLabel.text = ""
+            failing = mock.Mock(side_effect=SimCVDError("It can't be done."), canUndo=True)
+            failing.undo = failing.place = failing.removePoint = failing
+            with mock.patch.object(self.widget, "_corrections", failing):
+                getattr(self.ui, button + "Button").click()
+            self.assertEqual(self.ui.statusLabel.text, "It can't be done.", button)
+            self.assertFalse(self.ui.insideButton.checked)
+
+    def test_what_was_put_under_one_transform_can_be_corrected(self):
+        volume = addScan()
+        node = self.segment(volume)
+        transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode").GetID()
+        node.SetAndObserveTransformNodeID(transform)
+        self.ui.segmentSelector.setCurrentNode(None)
+        self.ui.segmentSelector.setCurrentNode(node)
+        self.assertIn("put them under the same one", self.ui.statusLabel.text)
+        self.assertFalse(self.ui.offsetSlider.enabled)
+        self.representation.exit()
+        volume.SetAndObserveTransformNodeID(transform)
+        self.representation.enter()
+        self.assertTrue(self.ui.offsetSlider.enabled)
+        self.assertEqual(self.ui.statusLabel.text, "")
+
     # --- overlay
+
+    def test_what_can_not_be_shown_of_a_result_is_said(self):
+        self.ui.overlayComboBox.currentIndex = 4
+        self.ui.isoCheckBox.checked = True
+        self.choose(addScan())
+        self.ui.segmentButton.click()
+        self.assertIn("This result has no uncertainty", self.finish())
+        self.assertIsNotNone(self.widget._overlay._lines)
 
     def test_maps_are_not_offered_as_scans(self):
         volume = addScan()
@@ -774,7 +853,9 @@ class SegmentModuleTest(PanelTest):
         self.ui.batchOutputButton.directory = str(results)
         self.ui.batchRunButton.click()
         self.assertEqual(self.ui.batchRunButton.text, "Cancel")
-        wait(lambda: self.ui.batchRunButton.text == "Segment all")
+        with mock.patch("simcvd.images.read_volume") as read:
+            wait(lambda: self.ui.batchRunButton.text == "Segment all")
+        read.assert_not_called()  # the voxels are the background process's business
         lines = self.batchLines()
         self.assertRegex(lines[0], r"^one: done in")
         self.assertRegex(lines[1], r"^bad: .*bad\.nrrd")
@@ -787,6 +868,35 @@ class SegmentModuleTest(PanelTest):
         self.ui.batchRunButton.click()  # what is there is not replaced
         wait(lambda: self.ui.batchRunButton.text == "Segment all")
         self.assertIn("is there already", self.batchLines()[2])
+
+    def test_one_that_fails_for_whatever_reason_holds_up_none_of_the_others(self):
+        from SimCVDLib import batch
+
+        folder = self.place / "odd"
+        folder.mkdir()
+        for name in ("one", "two"):
+            slicer.util.exportNode(addScan(name), str(folder / f"{name}.nrrd"), properties={})
+        self.ui.batchFolderLineEdit.currentPath = str(folder)
+        self.addCleanup(setattr, self.ui.batchFolderLineEdit, "currentPath", "")
+        self.ui.batchOutputButton.directory = str(folder / "results")
+        with mock.patch.object(batch._FileJob, "_write", side_effect=ValueError("odd")):
+            self.ui.batchRunButton.click()
+            wait(lambda: self.ui.batchRunButton.text == "Segment all")
+        self.assertEqual(self.ui.batchLabel.text, "0 of 2 done, 2 failed.")
+        self.assertIn("one: The scan can't be segmented (odd)", self.batchLines()[0])
+
+    def test_the_cursor_tells_that_a_folder_is_searched(self):
+        shapes = []
+
+        def search(paths):
+            shapes.append(qt.QApplication.overrideCursor().shape())
+            return []
+
+        self.ui.batchFolderLineEdit.currentPath = str(self.place)
+        with mock.patch("simcvd.commands.segment.find_scans", search):
+            self.ui.batchRunButton.click()
+        self.assertEqual(shapes, [qt.Qt.WaitCursor])
+        self.assertIn("nothing to segment", self.ui.batchLabel.text)
 
     def test_cancel_keeps_what_is_finished(self):
         volumes = [addScan(f"scan{n}") for n in range(4)]

@@ -6,9 +6,10 @@ import time
 
 import numpy as np
 import pytest
+import qt
 import slicer
 import slicer.util
-from lib_scenes import shear, warp
+from lib_scenes import asSurface, shear, warp
 from train_scenes import ONE, TWO, ballTable, exported, outline, scan
 
 import host
@@ -16,7 +17,9 @@ from simcvd.cases import Case, check_cases, count_classes, prepare_cases, read_c
 from simcvd.errors import SimCVDError
 from simcvd.grid import Geometry
 from simcvd.images import read_labels, read_volume, write_volume
-from SimCVDLib import caseexport, cases, nodes
+from SimCVDLib import caseexport, caserank, cases, nodes
+from SimCVDLib.caselist import CaseList
+from SimCVDLib.caseload import loadCase
 from SimCVDLib.caselook import FileLooks, filesOf
 from SimCVDLib.cases import LABELLED, OUT, UNLABELLED, VALIDATION, CaseTable
 
@@ -358,6 +361,51 @@ def test_cancelled_and_failed_exports_leave_nothing(tmp_path, monkeypatch):
         caseexport.Export(table, tmp_path / "file").start()
 
 
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_cancelled_export_leaves_what_others_put_into_its_folder(tmp_path, monkeypatch, exists):
+    monkeypatch.setattr(caseexport, "BLOCK_BYTES", 1 << 10)
+    folder = tmp_path if exists else tmp_path / "new"
+    export = caseexport.Export(ballTable(), folder, lambda: export.fraction > 0.3 and export.cancel())
+    export.start()
+    (folder / "mine").write_text("")
+    host.processEvents(until=lambda: export.finished, seconds=30)
+    assert export.cancelled and [path.name for path in folder.iterdir()] == ["mine"]
+
+
+def test_whatever_stops_an_export_is_its_error(tmp_path, monkeypatch):
+    def fails(*_args):
+        raise ValueError("odd")
+
+    monkeypatch.setattr(cases, "readLabel", fails)
+    export = caseexport.Export(ballTable(), tmp_path / "out")
+    export.start()
+    host.processEvents(until=lambda: export.finished, seconds=30)
+    assert "can't be written (odd)" in export.error and not (tmp_path / "out").exists()
+
+
+def test_a_ranking_ends_where_its_cases_can_not_be_read(tmp_path, monkeypatch):
+    def fails(_path):
+        raise SimCVDError("No cases here.")
+
+    monkeypatch.setattr(caserank, "read_cases", fails)
+    ranking = caserank.Ranking(ballTable(), tmp_path / "model", lambda: None)
+    ranking.start()
+    host.processEvents(until=lambda: ranking.finished, seconds=30)
+    assert ranking.sentence == "No cases here."
+
+
+def test_an_outline_that_is_only_a_surface_is_written(tmp_path):
+    volume, labels = scan(0)
+    table = CaseTable()
+    asSurface(outline(volume, labels))
+    (row,) = table.addVolumes()
+    (note,) = table.check(row)
+    assert "another grid" in note
+    (case,) = read_cases(exported(table, tmp_path / "out").caseList)
+    found = read_labels(case.label).array > 0
+    assert 2 * (found & (labels > 0)).sum() / (found.sum() + (labels > 0).sum()) > 0.9
+
+
 def test_a_large_export_never_holds_the_application_for_long(tmp_path):
     rng = np.random.default_rng(0)
     array = rng.integers(0, 500, (88, 400, 400), np.int16)
@@ -379,6 +427,16 @@ def test_a_large_export_never_holds_the_application_for_long(tmp_path):
     assert time.thread_time() - start < 0.2
 
 
+def test_a_case_whose_label_can_not_be_read_leaves_no_scan_in_the_scene(tmp_path):
+    image = written(tmp_path / "case", "image.nrrd", np.arange(24, dtype=np.int16).reshape(2, 3, 4))
+    image.with_name("label.nrrd").write_text("no image")
+    table = CaseTable()
+    (row,) = table.addFolder(tmp_path)
+    with pytest.raises(SimCVDError, match=r"label\.nrrd"):
+        loadCase(table, row)
+    assert row.isOnDisk and slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") == []
+
+
 # --- for others
 
 
@@ -398,6 +456,29 @@ def test_a_thumbnail_shows_the_outline():
     assert pixels.shape[:2] == (96, 96) and (pixels == (230, 159, 0)).all(-1).sum() > 20
     slicer.mrmlScene.RemoveNode(row.volume)
     assert CaseTable().thumbnail(row) is None
+
+
+def test_a_case_without_voxels_is_said_and_keeps_no_other_waiting():
+    table = ballTable(labelled=2, unlabelled=1, validation=0)
+    tree = qt.QTreeWidget()
+    tree.setColumnCount(3)
+    bare, *others = table.rows
+    bare.volume.SetAndObserveImageData(None)
+    assert "Scan0 has no voxels" in table.blocking() and "Scan0 has no voxels" in table.check(bare)[0]
+    assert table.thumbnail(bare) is None and not any("same image" in sentence for sentence in table.problems())
+    drawn = []
+
+    def draw(row):
+        if row is bare:
+            raise ValueError("odd")
+        drawn.append(row)
+
+    shown = CaseList(tree, lambda: None, lambda rows, role: None, draw)
+    shown.show(table.rows)
+    host.processEvents(until=lambda: not shown.isLooking, seconds=10)
+    host.complaints.clear()
+    assert drawn == others
+    shown.close()
 
 
 def test_cases_on_disk_are_looked_at_beside_the_application(tmp_path):

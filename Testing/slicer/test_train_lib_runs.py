@@ -78,7 +78,10 @@ def test_a_finished_model_is_used_and_exported(finished, tmp_path):
     with pytest.raises(SimCVDError, match="own-model"):
         run.useModel()
     assert run.useModel(overwrite=True) == folder
-    run.exportModel(tmp_path / "model.zip")
+    (tmp_path / "model.zip").write_text("another")
+    with pytest.raises(SimCVDError, match="exists already"):
+        run.exportModel(tmp_path / "model.zip")
+    run.exportModel(tmp_path / "model.zip", overwrite=True)
     assert (tmp_path / "model.zip").stat().st_size > 1000
 
 
@@ -209,6 +212,33 @@ def test_discarding_removes_the_run_and_nothing_else(tmp_path):
     quiet = ballRun(tmp_path / "quiet", train_scenes.ballTable())
     quiet.discard()
     assert quiet.isGone and not quiet.folder.exists()
+
+
+def test_a_run_that_can_not_be_removed_stays_on_the_list(tmp_path, monkeypatch):
+    run = ballRun(tmp_path / "run")
+    runlist.remember(run.folder)
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.shutil, "rmtree", refuse)
+        with pytest.raises(SimCVDError, match="can't be removed"):
+            run.discard()
+    run.poll()
+    assert not run.isGone and not run.wasDiscarded and [r.folder for r in runs.knownRuns()] == [run.folder]
+    run.discard()
+    assert run.isGone and not run.folder.exists()
+
+
+def test_a_run_that_can_not_be_told_to_stop_is_not_removed_later(tmp_path):
+    run = ballRun(tmp_path / "run")
+    run.state = runs.RUNNING
+    (run.folder / "control").mkdir()
+    with pytest.raises(SimCVDError, match="can't be written"):
+        run.discard()
+    run.poll()
+    assert not run.wasDiscarded and not run.isGone
 
 
 def test_a_removed_folder_is_told(tmp_path):

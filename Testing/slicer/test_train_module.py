@@ -251,6 +251,19 @@ class TrainModuleTest(PanelTest):
         self.chooseCase("text")
         self.assertIn("text: ", self.ui.summaryLabel.text)
 
+    def test_the_cursor_tells_that_a_folder_is_searched(self):
+        shapes = []
+
+        def search(paths):
+            shapes.append(qt.QApplication.overrideCursor().shape())
+            return []
+
+        self.answers(qt.QFileDialog, "getExistingDirectory", str(self.place))
+        with mock.patch("simcvd.commands.segment.find_scans", search):
+            self.ui.addFolderButton.click()
+        self.assertEqual(shapes, [qt.Qt.WaitCursor])
+        self.assertIsNone(qt.QApplication.overrideCursor())
+
     def test_a_list_is_not_saved_among_other_files(self):
         self.addCases(outlined=1, plain=1, validation=0)
         folder = self.place / "full"
@@ -333,12 +346,17 @@ class TrainModuleTest(PanelTest):
             self.answers(qt.QFileDialog, "getSaveFileName", str(path))
             button.click()
             self.assertIn("patient2", path.read_text())
+        (self.place / "trained.zip").write_text("to be replaced, as the dialog has asked")
         self.answers(qt.QFileDialog, "getSaveFileName", str(self.place / "trained.zip"))
         self.ui.exportButton.click()
         self.assertGreater((self.place / "trained.zip").stat().st_size, 1000)
 
         self.window()
+        self.ui.startComboBox.currentIndex = self.ui.startComboBox.findData("")
         self.ui.useButton.click()
+        parameters, combos = self.widget._parameters, (self.ui.startComboBox, self.ui.rankModelComboBox)
+        self.assertEqual((parameters.startModel, parameters.rankModel), ("", "left-atrium"))
+        self.assertEqual(tuple(combo.currentData for combo in combos), ("", "left-atrium"))
         segment = slicer.modules.simcvdsegment.widgetRepresentation().self()
         self.assertEqual(segment.ui.modelComboBox.currentData, "trained")
         segment.ui.inputSelector.setCurrentNode(slicer.util.getNode("patient3"))
@@ -408,6 +426,21 @@ class TrainModuleTest(PanelTest):
         self.waitState("stopped")
         self.assertTrue((folder / "checkpoint.pt").exists())
         self.assertEqual(self.ui.pauseButton.text, "Resume")
+
+    def test_a_run_is_discarded_although_the_scene_is_closed_and_another_run_chosen(self):
+        self.ui.settingsLineEdit.text = LONG
+        self.addCases()
+        folder = self.start()
+        self.waitState("running")
+        self.ui.discardButton.click()
+        slicer.mrmlScene.Clear(0)
+        self.assertEqual(Path(self.watched(3)), folder)
+        self.assertFalse(self.ui.stopButton.enabled)
+        self.widget._chooseRun("")
+        self.assertTrue(folder.exists())
+        wait(lambda: not folder.exists())
+        wait(lambda: not self.ui.runTree.topLevelItemCount)
+        self.assertEqual(self.ui.statusLabel.text, "")
 
     def test_every_method_is_offered(self):
         from simcvd.training.methods import METHODS as KNOWN
@@ -569,6 +602,8 @@ class TrainModuleTest(PanelTest):
         first = tree.topLevelItem(0).text(0)
         self.window()
         self.ui.proposalButton.click()
+        self.ui.proposalButton.click()
+        self.assertIn("still segmenting", self.ui.rankLabel.text)
         segment = slicer.modules.simcvdsegment.widgetRepresentation().self()
         self.assertEqual(segment.ui.inputSelector.currentNode().GetName(), first)
         wait(lambda: segment.ui.segmentButton.text == "Segment")
@@ -576,6 +611,25 @@ class TrainModuleTest(PanelTest):
         segment.ui.useAsCaseButton.click()
         self.assertEqual(self.roles()[first], "Labelled")
         self.assertIn(proposal.GetName(), self.items()[first][1].text(1))
+
+    def ranked(self):
+        tree = self.ui.rankTree
+        return sorted(tree.topLevelItem(n).text(0) for n in range(tree.topLevelItemCount))
+
+    def test_the_ranking_knows_nothing_of_scans_that_left(self):
+        self.addCases(outlined=0, plain=3, validation=0)
+        self.ui.rankModelComboBox.currentIndex = self.ui.rankModelComboBox.findData("bright")
+        self.ui.rankButton.click()
+        self.chooseCase("patient2")
+        self.ui.removeCaseButton.click()
+        self.widget.logic.table.addVolumes([addScan("other", PLACES[3])])  # it gets the number of patient2
+        wait(lambda: self.ui.rankButton.text == "Rank the unlabelled scans", SECONDS)
+        self.assertEqual(self.ranked(), ["patient0", "patient1"])
+        self.chooseCase("patient1")
+        self.ui.removeCaseButton.click()
+        self.assertEqual(self.ranked(), ["patient0"])
+        slicer.mrmlScene.Clear(0)
+        self.assertEqual(self.ranked(), [])
 
     def test_scans_are_ranked_before_the_first_outline(self):
         self.addCases(outlined=0, plain=2, validation=0)
@@ -586,6 +640,9 @@ class TrainModuleTest(PanelTest):
         slicer.mrmlScene.RemoveNode(slicer.util.getNode("patient1"))
         self.ui.rankButton.click()
         self.assertIn("patient1 is no longer in the scene", self.ui.rankLabel.text)
+        self.chooseCase("patient1")
+        self.ui.editOutlineButton.click()
+        self.assertIn("patient1 is no longer in the scene", self.ui.casesLabel.text)
         self.assertEqual(self.ui.rankButton.text, "Rank the unlabelled scans")
 
     # --- scripts, life
