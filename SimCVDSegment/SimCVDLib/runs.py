@@ -277,9 +277,14 @@ class Run:
         return self.state in (NEW, STOPPED, FAILED, DIED) and not self._discarding
 
     @property
+    def _isFree(self):
+        """Whether it is not on its way to an end; the word to stop is gone a moment before its process is."""
+        return not (self._ending or self._discarding)
+
+    @property
     def canPause(self):
         """Whether it runs and was not told to do something else."""
-        return self.state == RUNNING and self.wish is None and not self._ending
+        return self.state == RUNNING and self.wish is None and self._isFree
 
     @property
     def canResume(self):
@@ -289,7 +294,7 @@ class Run:
     @property
     def canStop(self):
         """Whether it is alive and was not told to stop yet."""
-        return self.isAlive and self.wish not in ("stop", "finish") and not self._ending
+        return self.isAlive and self.wish not in ("stop", "finish") and self._isFree
 
     @property
     def canFinish(self):

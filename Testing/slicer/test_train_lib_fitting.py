@@ -65,7 +65,8 @@ def judged(before, after):
         for n, (old, new) in enumerate(zip(before, after, strict=True))
     ]
     config = {"model": {"name": "m", "segments": [{"value": 1, "name": "Ball"}]}, "from_model_name": "start"}
-    return outcome.Outcome(SimpleNamespace(config=config, how=None, comparison=lambda: rows), {"case-000": "Jane"})
+    run = SimpleNamespace(config=config, how=None, comparison=lambda: rows, structureName={1: "Ball"}.get)
+    return outcome.Outcome(run, {"case-000": "Jane"})
 
 
 def test_a_mean_says_what_it_leaves_out():
