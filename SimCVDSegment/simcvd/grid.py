@@ -11,6 +11,7 @@ import numpy as np
 from simcvd.errors import SimCVDError
 
 MAX_VOXELS = 512**3
+WAYS = ("LR", "PA", "SI")  # letters along the world's axes (LPS), forwards and backwards
 NORMALISATIONS = ("zscore", "zscore-filled")
 # spacings are compared at this relative precision: NIfTI keeps them as 32-bit floats
 _SPACING_TOLERANCE = 1e-5
@@ -86,10 +87,10 @@ def with_axes(geometry: Geometry, letters: str) -> Geometry:
     """
     direction = np.zeros((3, 3))
     for axis, letter in enumerate(letters.upper()):
-        world = next((n for n, ways in enumerate(("LR", "PA", "SI")) if letter in ways), None)
+        world = next((n for n, way in enumerate(WAYS) if letter in way), None)
         if world is None or axis > 2 or direction[world].any():
             break
-        direction[world, axis] = 1.0 if letter in "LPS" else -1.0
+        direction[world, axis] = 1.0 if letter == WAYS[world][0] else -1.0
     if len(letters) != 3 or not direction.any(0).all():
         raise ImageError(
             f"The axes can't be {letters!r}; give three letters such as LPS: one of L and R, of P and A, of S and I."

@@ -16,11 +16,10 @@ import numpy as np
 from scipy import ndimage
 
 from simcvd.boxes import Box, bounding_box, everything, grown
-from simcvd.grid import Geometry, Grid, Volume, upright, with_axes
+from simcvd.grid import WAYS, Geometry, Grid, Volume, upright, with_axes
 from simcvd.images import read_labels, read_volume
 
 BIAS = 0.4
-WAYS = ("LR", "PA", "SI")  # letters along the world's axes (LPS), forwards and backwards
 
 
 @dataclass(frozen=True)
