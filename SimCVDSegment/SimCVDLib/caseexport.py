@@ -79,19 +79,22 @@ class Export:
             self.fraction = 1.0
             self._end()
         except Exception as error:  # whatever it is: cases that are not all there must not pass for a list
-            self.error = str(error)
-            if not isinstance(error, (SimCVDError, OSError)):
-                logging.exception("SimCVD: the cases of a list could not be written")
-                self.error = _(
-                    "The cases can't be written ({reason}); look at their notes, and leave out what can't be read."
-                ).format(reason=error)
-            if isinstance(error, OSError):
-                self.error = _("The cases can't be written to {folder} ({reason}); make room there.").format(
-                    folder=self.folder, reason=error.strerror or error
-                )
+            self.error = self._sentence(error)
             self._end()
         else:
             self._onChange()
+
+    def _sentence(self, error):
+        if isinstance(error, SimCVDError):
+            return str(error)
+        if isinstance(error, OSError):
+            return _("The cases can't be written to {folder} ({reason}); make room there.").format(
+                folder=self.folder, reason=error.strerror or error
+            )
+        logging.error("SimCVD: the cases of a list could not be written", exc_info=error)
+        return _(
+            "The cases can't be written ({reason}); look at their notes, and leave out what can't be read."
+        ).format(reason=error)
 
     def _end(self):
         self._timer.stop()
