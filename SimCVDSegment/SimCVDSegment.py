@@ -342,12 +342,10 @@ class SimCVDSegmentWidget(Panel):
             return
         self._job = None
         self.ui.progressBar.value = 100 if event["event"] == "done" else 0
+        self._say("status", endText(event))
         if event["event"] == "done" and self._parameters is not None:
             self._choices = models.choices()  # how long it took is part of the line about a model
-            self._say("status", endText(event))
-            self._takeResult(event)  # whatever can't be shown of it is said after that
-        else:
-            self._say("status", endText(event))
+            self._takeResult(event)  # may have more to say: what can't be shown
         self.showLog()
         self._onParameters()
 
