@@ -1,8 +1,9 @@
 """Follows the README's tutorial on a real scan, click by click, and takes its pictures.
 
-python Testing/slicer/screenshots.py <case folder with image.nrrd and label.nrrd> [output folder]
+python Testing/slicer/screenshots.py <case folder with image.nrrd and label.nrrd> [--output <folder>]
 """
 
+import argparse
 import sys
 import time
 from pathlib import Path
@@ -149,4 +150,8 @@ def main(case, output):
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else ROOT / "Resources" / "Screenshots")
+    parser = argparse.ArgumentParser(description="Follow the tutorial on a scan.")
+    parser.add_argument("case", type=Path, help="folder with image.nrrd and label.nrrd")
+    parser.add_argument("--output", type=Path, default=ROOT / "Resources" / "Screenshots", help="for the pictures")
+    arguments = parser.parse_args()
+    main(arguments.case, arguments.output)
