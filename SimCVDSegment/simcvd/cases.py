@@ -19,7 +19,7 @@ from simcvd.files import atomic_path, read_json, sha256, write_json
 
 ROLES = ("labelled", "unlabelled", "validation")
 FORMAT = 1
-PREPARATION = 1  # raise it whenever prepare_case would give other arrays: old caches are then left alone
+PREPARATION = 2  # raise it whenever prepare_case would give other arrays: old caches are then left alone
 
 _UNUSABLE_ID = re.compile(r'[/\\<>:"|?*\x00-\x1f]|^[\s.]|[\s.]$|^$')
 

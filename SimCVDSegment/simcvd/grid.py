@@ -226,11 +226,15 @@ def _resample(array: np.ndarray, matrices: list[np.ndarray | None]) -> np.ndarra
     """
     if all(matrix is None for matrix in matrices):
         return array
+    # counted from the lowest value, so that margins of it stay exactly that: weights only nearly add up to one
+    lowest = array.min()
+    array = array - lowest
     for matrix in matrices:
         shape = array.shape
         turned = array.reshape(shape[0], -1).T
         turned = np.ascontiguousarray(turned) if matrix is None else turned @ matrix.T
         array = turned.reshape(*shape[1:], -1)
+    array += lowest
     return array
 
 

@@ -85,6 +85,8 @@ def read_geometry(path: str | os.PathLike) -> Geometry:
     except RuntimeError:
         return read_volume(path).geometry  # which says in a sentence what is wrong
     _check_header(reader, path, MAX_VOXELS, layers=False)
+    if reader.GetDimension() > 3:  # with one voxel along the fourth axis, which is left out on reading
+        return read_volume(path).geometry
     return _geometry_of(reader, path)
 
 

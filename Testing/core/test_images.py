@@ -14,6 +14,7 @@ from simcvd.images import (
     Volume,
     find_images,
     normalise,
+    read_geometry,
     read_labels,
     read_volume,
     resample_labels,
@@ -119,7 +120,9 @@ class TestReading:
     def test_extra_axes_of_length_one_are_passed_over(self, tmp_path, scan, extra):
         image = SimpleITK.GetImageFromArray(scan[(None,) * extra], isVector=False)
         SimpleITK.WriteImage(image, str(tmp_path / "scan.nrrd"))
-        np.testing.assert_array_equal(read_volume(tmp_path / "scan.nrrd").array, scan)
+        volume = read_volume(tmp_path / "scan.nrrd")
+        np.testing.assert_array_equal(volume.array, scan)
+        assert read_geometry(tmp_path / "scan.nrrd") == volume.geometry
 
     @pytest.mark.parametrize(
         ("change", "sentence"),
@@ -422,6 +425,15 @@ class TestGrid:
         assert min(grid.geometry.size) >= 1
         np.testing.assert_allclose(small, 7, rtol=1e-6)
         np.testing.assert_allclose(grid.backward(small), 7, rtol=1e-6)
+
+    @pytest.mark.parametrize("fill", [-1024, -231.7, 0])
+    def test_empty_margins_stay_exactly_empty(self, rng, fill):
+        scan = np.pad(rng.uniform(1, 90, (12, 30, 28)), ((8, 8), (20, 20), (20, 20)), constant_values=fill)
+        geometry = Geometry(scan.shape[::-1], (0.7, 0.7, 1.5))
+        there = Grid.of(geometry, (1.25, 1.25, 1.25)).forward(scan)
+        for axis, width in enumerate((9, 10, 10)):  # a voxel less than the margin, where the scan is not yet seen
+            for rim in (there.take(range(width), axis), np.flip(there, axis).take(range(width), axis)):
+                assert (rim == np.float32(fill)).all()
 
     def test_equal_spacing_changes_nothing(self, scan):
         geometry = Geometry(OBLIQUE.size, (0.625 + 1e-8, 0.625, 0.625))
