@@ -15,7 +15,7 @@ from slicer.i18n import tr as _
 
 from simcvd.errors import SimCVDError
 from simcvd.events import read_events
-from simcvd.files import read_json, write_json
+from simcvd.files import read_json, read_word, write_json
 from simcvd.locks import is_claimed
 from SimCVDLib import jobs, runlist
 from SimCVDLib.eventtexts import errorText, eventText
@@ -170,12 +170,9 @@ class Run:
     @property
     def wish(self):
         """The word that was said and is not yet obeyed: "pause", "resume", "stop", "finish" or None."""
-        try:
-            word = (self.folder / "control").read_text(encoding="utf-8").strip()
-        except OSError:
-            return None
+        word = read_word(self.folder / "control")
         obeyed = not self.isAlive or (self.state == PAUSED and word == "pause")
-        return None if obeyed or not word else word
+        return None if obeyed else word
 
     @property
     def sentence(self):

@@ -44,6 +44,16 @@ def read_json(path: str | os.PathLike):
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
+def read_word(path: str | os.PathLike) -> str | None:
+    """The word in a file that a user or a shell wrote, in whichever encoding; None where there is none."""
+    try:
+        written = Path(path).read_bytes()
+    except OSError:
+        return None
+    # UTF-16, as PowerShell writes it, is ASCII with zeros between, and a mark in front like UTF-8's
+    return written.replace(b"\0", b"").decode("ascii", errors="ignore").strip() or None
+
+
 def sha256(path: str | os.PathLike) -> str:
     """SHA-256 of a file's content, in hex."""
     digest = hashlib.sha256()

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 
+HELD = {errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK, errno.EDEADLK}  # what systems answer when another one has it
 TRIES, WAIT_SECONDS = 4, 0.1
 
 
 def claim(file) -> None:
-    """Hold an open file until it is closed; raises OSError when another process has it.
+    """Hold an open file until it is closed; raises BlockingIOError when another process has it.
 
-    It is tried for a moment, because whoever only looks (`is_claimed`) holds the file while looking.
+    It is tried for a moment, because whoever only looks (`is_claimed`) holds the file while looking. Where the file
+    system knows no locks, as on some clusters, nobody can hold a file, and nothing is held.
     """
-    for _ in range(TRIES - 1):
-        try:
-            return _claim(file)
-        except OSError:
-            time.sleep(WAIT_SECONDS)
-    return _claim(file)
+    for _ in range(TRIES):
+        if not _is_held(file):
+            return
+        time.sleep(WAIT_SECONDS)
+    raise BlockingIOError(errno.EAGAIN, "another process has the file")
 
 
 def is_claimed(path: str | os.PathLike) -> bool:
@@ -28,10 +30,15 @@ def is_claimed(path: str | os.PathLike) -> bool:
     except OSError:
         return False
     with file:
-        try:
-            _claim(file)
-        except OSError:
-            return True
+        return _is_held(file)
+
+
+def _is_held(file) -> bool:
+    """Whether another process holds an open file, which from now on this one does otherwise."""
+    try:
+        _claim(file)
+    except OSError as error:
+        return error.errno in HELD
     return False
 
 

@@ -24,7 +24,7 @@ import torch
 
 from ..errors import SimCVDError, is_out_of_memory
 from ..events import EventLog
-from ..files import atomic_path, read_json, write_json
+from ..files import atomic_path, read_json, read_word, write_json
 from ..locks import claim
 
 
@@ -102,10 +102,7 @@ class RunFolder:
 
     def command(self) -> str | None:
         """The word in the control file, if there is one."""
-        try:
-            return self.control.read_text(encoding="utf-8").strip() or None
-        except OSError:
-            return None
+        return read_word(self.control)
 
     def clear_command(self) -> None:
         """Forget a command once it is obeyed, so that a resumed run doesn't meet it again."""
