@@ -16,6 +16,7 @@ from simcvd.metrics import compare_labels
 from simcvd.pictures import case_picture
 from simcvd.report import write_csv, write_html, write_json_report
 
+MASK = 255  # what many programs write for the inside of a mask
 REPORT_FILES = ("report.csv", "report.json", "report.html")
 
 
@@ -83,9 +84,11 @@ def evaluate_pairs(
             progress(i, len(pairs), pair.case)
         truth = read_labels(pair.reference)
         guess, note = _onto(truth.geometry, read_labels(pair.prediction))
+        guess, renamed = _like(truth.array, guess)
         found = compare_labels(truth.array, guess, truth.geometry.spacing, names)
         rows += [
-            {"case": pair.case, **row, "note": "; ".join(filter(None, (note, row["note"]))) or None} for row in found
+            {"case": pair.case, **row, "note": "; ".join(filter(None, (note, renamed, row["note"]))) or None}
+            for row in found
         ]
         if output is not None:
             pictures[pair.case], missing = _picture(pair.image, truth, guess)
@@ -156,6 +159,18 @@ def _onto(geometry: Geometry, labels: Volume) -> tuple[np.ndarray, str | None]:
     if same_geometry(geometry, labels.geometry):
         return labels.array, None
     return resample_labels(labels, geometry), "the prediction was resampled onto the reference's grid"
+
+
+def _like(truth: np.ndarray, guess: np.ndarray) -> tuple[np.ndarray, str | None]:
+    """The prediction, with the reference's value where both are masks and one of them has 255 for the inside.
+
+    Many programs write masks so, and a model that learned from them answers with 1. A note says what was done.
+    """
+    inside = [np.unique(labels[labels != 0]).tolist() for labels in (truth, guess)]
+    if sorted(inside) != [[1], [MASK]]:
+        return guess, None
+    (theirs,), (ours,) = inside
+    return np.where(guess != 0, theirs, 0), f"the prediction's value {ours} was taken for the reference's {theirs}"
 
 
 def _scans_beside(reference: Path) -> dict[str, Path]:

@@ -105,6 +105,22 @@ def test_an_empty_prediction_is_a_row_without_scores(folders, tmp_path):
     assert rows[0]["dice"] is None and rows[0]["note"] == "the prediction is empty"
 
 
+@pytest.mark.parametrize("theirs, ours", [(255, 1), (1, 255)])
+def test_a_mask_that_is_255_inside_is_scored_against_one_that_is_1_and_says_so(tmp_path, theirs, ours):
+    save(tmp_path / "a.nrrd", ball(5) * theirs)
+    save(tmp_path / "b.nrrd", ball(4) * ours)
+    (row,) = evaluate(tmp_path / "a.nrrd", tmp_path / "b.nrrd", None)
+    assert row["dice"] == compare(ball(5), ball(4), SPACING)["dice"]
+    assert f"value {ours} was taken for the reference's {theirs}" in row["note"]
+
+
+def test_other_values_are_other_structures(tmp_path):
+    save(tmp_path / "a.nrrd", ball(5) * 2)
+    save(tmp_path / "b.nrrd", ball(4))
+    rows = evaluate(tmp_path / "a.nrrd", tmp_path / "b.nrrd", None)
+    assert len(rows) == 2 and all(row["dice"] is None for row in rows)
+
+
 def test_a_report_is_replaced_only_when_allowed(folders, tmp_path):
     out = tmp_path / "out"
     evaluate(*folders, out)
