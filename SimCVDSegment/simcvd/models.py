@@ -24,6 +24,7 @@ CARD = "card.json"
 WEIGHTS = "weights.npz"
 MAX_BYTES = 512 * 1024**2  # unpacked size of a model: more than twenty times the published network's
 STRIDE = 16  # of the V-Net; here too, because reading a card must not load torch
+NETWORK = ("n_classes", "in_channels", "n_filters", "dropout")  # what a V-Net is built from; dropout may be left out
 
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?")
 _NAME_RULE = "letters, digits, dots, dashes and underscores, starting with a letter or digit"
@@ -64,17 +65,21 @@ def save_model(folder: str | os.PathLike, card: dict, state: dict[str, np.ndarra
 
 
 def new_card(card: dict, where: str) -> dict:
-    """A card for weights yet to be written: what is missing of the description is empty, the format is set.
+    """A card for weights yet to be written: what is missing of the description is empty, the format is set, segments
+    stand in the order of their values.
 
     Raises ModelError, beginning with `where`, for a field that can't be.
     """
     card = {**_DESCRIPTION, **card, "format": FORMAT, "sha256": "0" * 64}
     _check_card(card, where)
-    return card
+    return _in_order(card)
 
 
 def load_card(folder: str | os.PathLike) -> dict:
-    """Read and check the card of a model folder; what only describes the model may be missing and is then empty."""
+    """Read and check the card of a model folder; what only describes the model may be missing and is then empty.
+
+    Its segments come in the order of their values, as maps of all classes do.
+    """
     path = Path(folder) / CARD
     if not path.is_file():
         raise ModelError(f"{folder} is no model folder: it has no {CARD}.")
@@ -86,7 +91,11 @@ def load_card(folder: str | os.PathLike) -> dict:
         raise ModelError(f"The model card {path} is no JSON object; get the model again.")
     card = {**_DESCRIPTION, **card}
     _check_card(card, f"The model card {path}")
-    return card
+    return _in_order(card)
+
+
+def _in_order(card: dict) -> dict:
+    return card | {"segments": sorted(card["segments"], key=lambda segment: segment["value"])}
 
 
 def load_weights(folder: str | os.PathLike, card: dict) -> dict[str, np.ndarray]:
@@ -109,6 +118,11 @@ def load_weights(folder: str | os.PathLike, card: dict) -> dict[str, np.ndarray]
     return {name: array.astype(np.float32) for name, array in arrays.items()}
 
 
+def network_settings(network: dict) -> dict:
+    """What to build a V-Net with, of the network that a card or a run.json describes."""
+    return {name: network[name] for name in NETWORK if network.get(name) is not None}
+
+
 def build_network(folder: str | os.PathLike, device="cpu"):
     """Build the network of a model folder, float32 in evaluation mode on `device`; returns (VNet, card)."""
     import torch
@@ -117,9 +131,8 @@ def build_network(folder: str | os.PathLike, device="cpu"):
 
     card = load_card(folder)
     weights = load_weights(folder, card)
-    settings = {name: card["network"][name] for name in ("n_classes", "in_channels", "n_filters")}
     with torch.device("meta"):  # shapes only: nothing is allocated or initialised in vain
-        network = VNet(**settings)
+        network = VNet(**network_settings(card["network"]))
     expected = network.state_dict()
     shapes = {name: tuple(t.shape) for name, t in expected.items() if t.is_floating_point()}
     _check_fit(shapes, {name: array.shape for name, array in weights.items()}, folder)
@@ -377,6 +390,7 @@ _FIELDS = {
     "network.n_classes": (lambda v: _is_whole(v, 2, 256), "a whole number from 2 to 256"),
     "network.in_channels": (lambda v: _is_whole(v, 1, 64), "a whole number from 1 to 64"),
     "network.n_filters": (lambda v: _is_whole(v, 1, 256), "a whole number from 1 to 256"),
+    "network.dropout": (lambda v: v is None or (_is_number(v, 0, 1) and v < 1), "a rate from 0 to below 1, or missing"),
     "segments": (lambda v: isinstance(v, list) and all(isinstance(s, dict) for s in v), "a list of objects"),
     "grid.spacing": (lambda v: _is_row(v, 3, lambda s: _is_number(s, 1e-3, 1e3)), "three sizes (x, y, z) in mm"),
     "grid.axes": (lambda v: v == "LPS", '"LPS"'),

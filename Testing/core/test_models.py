@@ -373,6 +373,26 @@ class TestPlaces:
             assert model_folders()[0] == tmp_path / place / "simcvd" / "models"
 
 
+def test_segments_come_in_the_order_of_their_values_whatever_the_card_says(tmp_path):
+    first = CARD["segments"][0]
+    several = [{**first, "value": value, "name": f"Part {value}"} for value in (2, 3, 1)]
+    network = {**CARD["network"], "n_classes": 4}
+    state = {name: t.numpy() for name, t in VNet(n_classes=4, n_filters=2).state_dict().items()}
+    save_model(tmp_path / "model", card(segments=several, network=network), state)
+    assert [segment["value"] for segment in read_json(tmp_path / "model" / "card.json")["segments"]] == [1, 2, 3]
+    # and in cards that somebody else wrote
+    write_json(tmp_path / "model" / "card.json", {**read_json(tmp_path / "model" / "card.json"), "segments": several})
+    assert [segment["name"] for segment in load_card(tmp_path / "model")["segments"]] == ["Part 1", "Part 2", "Part 3"]
+
+
+@pytest.mark.parametrize("dropout, rate", [(0.1, 0.1), (0, 0), (None, 0.5)])
+def test_a_network_keeps_the_dropout_that_it_was_trained_with(tmp_path, dropout, rate):
+    network = CARD["network"] if dropout is None else {**CARD["network"], "dropout": dropout}
+    save_model(tmp_path / "model", card(network=network), arrays())
+    built, _ = build_network(tmp_path / "model")
+    assert built.bottleneck_dropout.p == built.head_dropout.p == rate
+
+
 def test_shipped_models_of_a_source_tree_are_found(monkeypatch):
     monkeypatch.undo()
     shipped = model_folders()[1]
