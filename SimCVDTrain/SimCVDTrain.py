@@ -57,7 +57,7 @@ WHY, STRUCTURE = 3, 1  # columns of rankTree and resultTable that take what the 
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 # what else a run takes: settings that are neither the method's nor the optimizer's
 RUN_SETTINGS = (*(key for key in PUBLISHED if key not in ("settings", "optimiser")), "patch", "precision", "threads")
-RUN_SETTINGS += ("validate_percent", "checkpoint_seconds", "network", "minutes", "normalisation")
+RUN_SETTINGS += ("validate_percent", "checkpoint_seconds", "network", "minutes", "normalisation", "recipe")
 
 
 class SimCVDTrain(ScriptedLoadableModule):
@@ -880,7 +880,6 @@ class SimCVDTrainLogic(ScriptedLoadableModuleLogic):
         return {
             "method": method,
             "spacing": None if model else [float(spacing)] * 3,
-            "recipe": "short" if wishes.get("minutes") else "published",
             "wishes": wishes,
         }
 

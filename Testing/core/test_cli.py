@@ -384,6 +384,9 @@ def test_runs_and_other_folders_are_kept_apart(capsys):
     assert "holds a run already" in one_sentence(capsys)
     assert main(["train", "run", "--iterations", "5"]) == 2
     assert "leave out --iterations" in one_sentence(capsys)
+    for option, nothing in (("--lambda", "0"), ("--seed", "0"), ("--use-sdm-in-contrast", "false")):
+        assert main(["train", "run", option, nothing]) == 2
+        assert f"leave out {option}" in one_sentence(capsys)
     assert main(["train", "nowhere", "--output", "x"]) == 2
     assert main(["train", "cases.json"]) == 2
     assert main([*argv, "--resume"]) == 0

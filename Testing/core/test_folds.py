@@ -43,7 +43,8 @@ def test_every_labelled_case_is_measured_by_a_model_without_it(tmp_path):
         "ball2": "labelled",
         "ball3": "unlabelled",
     }
-    assert config["iterations"] == 3 and not (folder / "folds" / "ball1" / "checkpoint.pt").exists()
+    assert config["iterations"] == 3 and config["validate_percent"] == 100  # measured at its end alone
+    assert not (folder / "folds" / "ball1" / "checkpoint.pt").exists()
     card = models.load_card(folder / "model")
     assert card["quality"][0]["cases"] == 3 and "leave-one-out" in card["quality"][0]["on"]
     assert card["training"]["labelled"] == ["ball0", "ball1", "ball2"]  # the model itself learned from all

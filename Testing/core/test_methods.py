@@ -184,6 +184,12 @@ def test_two_foreground_classes(name):
         ({"beta": True}, "a number"),
         ({"tau": float("nan")}, "a number"),
         ({"use_sdm_in_contrast": 1}, "true or false"),
+        ({"tau": 0}, "tau is a number above 0"),
+        ({"pool_size": 32.5}, "pool_size is a whole number from 1 on"),
+        ({"head_hidden": 0}, "head_hidden is a whole number from 1 on"),
+        ({"contrast_slices": 1.5}, "contrast_slices is a whole number from 0 on"),
+        ({"head_dropout": 1}, "head_dropout is a number from 0 to below 1"),
+        ({"ema_decay": 1.5}, "ema_decay is a number from 0 to below 1"),
     ],
 )
 def test_wrong_settings_are_refused_with_a_sentence(settings, words):

@@ -1,4 +1,5 @@
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -11,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from training_runs import ball_cases, small_run
+from training_runs import SPACING, ball_cases, small_run
 
-from simcvd import models
+from simcvd import locks, models
 from simcvd.cases import load_prepared
 from simcvd.errors import SimCVDError
 from simcvd.events import read_events
@@ -141,6 +142,21 @@ def test_resume_keeps_what_the_teacher_found_in_the_unlabelled_scans(tmp_path):
         assert [e["iteration"] for e in events if e["event"] == "guess"] == [3, 6, 9]
     assert names(tmp_path / "broken")[-1] == "done"
     assert_same_weights(weights(tmp_path / "unbroken"), weights(tmp_path / "broken"))
+
+
+def test_the_teacher_labels_the_scans_also_where_the_student_becomes_the_model(tmp_path):
+    settings = {"pretrain": 0.0, "pseudo": 0.5, "guess_every": 0.5, "deploy": "student"}
+    trainer = Trainer(small_run(tmp_path / "run", iterations=2, settings=settings, settle_batch_norm=1))
+    trainer._prepare()
+    with torch.no_grad():  # a teacher that sees the structure everywhere, and a student that sees it nowhere
+        for network, sign in ((trainer.method.teacher, 1), (trainer.method.student, -1)):
+            network.segmentation_head.weight.zero_()
+            network.segmentation_head.bias.copy_(torch.tensor([-9.0, 9.0]) * sign)
+    norm = trainer.method.student.encoder[0][0][1]
+    before = norm.running_mean.clone()
+    trainer._guess()
+    assert all(case.label.all() for case in trainer.unlabelled)
+    assert torch.equal(norm.running_mean, before)  # it is the teacher that is made ready for whole scans
 
 
 def test_half_the_crops_are_drawn_once_unlabelled_ones_join(tmp_path):
@@ -439,12 +455,57 @@ def test_an_existing_run_is_not_overwritten(tmp_path):
         small_run(tmp_path / "run")
 
 
+def test_a_recipe_can_be_wished_for_by_name(tmp_path):
+    config = settle("simcvd", SPACING, None, {"recipe": "short", "iterations": 7}, 2)
+    assert config["recipe"] == "short" and config["iterations"] == 7
+    expected = recipe("short", "simcvd")
+    assert config["augmentation"] == expected["augmentation"] and config["optimiser"] == expected["optimiser"]
+    # what is named beside the settings stands above them, as options on the command line do
+    assert settle("simcvd", SPACING, "published", {"recipe": "short"}, 2)["augmentation"] == "published"
+    with pytest.raises(TrainingError, match="no recipe 'long'"):
+        settle("simcvd", SPACING, None, {"recipe": "long"}, 2)
+
+
+def test_planned_minutes_leave_room_for_every_picture(tmp_path, monkeypatch):
+    """Without validation cases, too, the network is made ready and shown at every round."""
+    cases = ball_cases(tmp_path / "cases", validation=0)
+    monkeypatch.setattr(Trainer, "_seconds_a_step", lambda self, progress: 0.1)
+    steps = []
+    for seconds in (0.0, 3.0):
+        monkeypatch.setattr(Trainer, "_seconds_to_measure", lambda self, seconds=seconds: seconds)
+        run = small_run(tmp_path / f"run{seconds}", "supervised", cases, minutes=1.0, validate_percent=10)
+        Trainer(run)._prepare()
+        steps.append(json.loads((run.path / "run.json").read_text())["iterations"])
+    assert steps == [600, 600 - 11 * 30]
+
+
+def test_a_word_to_a_run_is_understood_in_any_encoding(tmp_path):
+    run = RunFolder(tmp_path, {})
+    assert run.command() is None
+    for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-16-le"):
+        run.control.write_bytes("stop\r\n".encode(encoding))
+        assert run.command() == "stop"
+    run.control.write_bytes(b"\xff\xfe\n")
+    assert run.command() is None
+
+
+def test_a_folder_on_a_file_system_without_locks_can_be_trained_in(tmp_path, monkeypatch):
+    def unknown(file):
+        raise OSError(errno.ENOSYS, "not implemented")
+
+    monkeypatch.setattr(locks, "_claim", unknown)
+    run = RunFolder(tmp_path, {})
+    run.lock()
+    assert not locks.is_claimed(tmp_path / "lock")
+    run.unlock()
+
+
 def test_minutes_plan_the_schedule(tmp_path):
     folder = tmp_path / "run"
-    small_run(folder, iterations=10**6, minutes=0.05)
+    small_run(folder, minutes=0.05)
     train(folder)
     config = json.loads((folder / "run.json").read_text())
-    assert config["planned"] and 10 <= config["iterations"] < 10**4
+    assert config["planned"] and config["recipe"] == "published" and 10 <= config["iterations"] < 10**4
     done = read_events(folder / "events.jsonl")[0][-1]
     assert done["event"] == "done" and done["iteration"] == config["iterations"]
 
@@ -522,6 +583,8 @@ def test_unknown_settings_are_refused_before_anything_is_made(tmp_path):
         ({"batch": [1, 1]}, "too little for batch norm"),
         ({"model": {"name": "no good name"}}, "description of the model has no usable name"),
         ({"network": {"filters": 3}}, "not filters 3"),
+        ({"minutes": 5, "iterations": 6}, "some minutes or for some iterations"),
+        ({"planned": True}, "no setting 'planned'"),
         ({"augmentation": "wild"}, "one of published, strong, robust, none"),
     ],
 )

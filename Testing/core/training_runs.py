@@ -48,7 +48,9 @@ def small_run(folder, method="simcvd", cases=None, settings=None, **wishes) -> R
     """A run of a few seconds at most."""
     cases = ball_cases(folder.parent / "cases") if cases is None else cases
     head = SMALL_HEAD if method == "simcvd" else {}
-    wishes = {"iterations": 6, "network": {"n_filters": 2}, "patch": [16, 16, 16], "threads": 1, **wishes}
+    wishes = {"network": {"n_filters": 2}, "patch": [16, 16, 16], "threads": 1, **wishes}
+    if "minutes" not in wishes:
+        wishes = {"iterations": 6, **wishes}
     run, _ = create_run(
         folder, cases, method, SPACING, "published", {"settings": {**head, **(settings or {})}, **wishes}
     )

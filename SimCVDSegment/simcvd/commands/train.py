@@ -348,7 +348,9 @@ def wishes_from(args: argparse.Namespace) -> dict:
     for key, value in _chosen(args).items():
         _place(wishes, key.removeprefix(DESTINATION), value)
     if args.from_model:
-        wishes["from_model"] = str(find_model(args.from_model).resolve())
+        wishes["from_model"] = args.from_model
+    if wishes.get("from_model"):
+        wishes["from_model"] = str(find_model(str(wishes["from_model"])).resolve())
     if args.model_card:
         wishes["model"] = {**wishes.get("model", {}), **_json_object(args.model_card, "model card")}
     if args.name:
@@ -383,7 +385,8 @@ def _run_to_resume(args: argparse.Namespace) -> Path | None:
         there = args.resume and args.output is not None and _is_run(args.output)
         return args.output if there else None
     kept = ("source", "command", "json", "resume", "run", "estimate", "background")
-    given = [key for key, value in vars(args).items() if key not in kept and value not in (None, [], False)]
+    # what wasn't given is None, or an empty list; 0 and false are given
+    given = [key for key, value in vars(args).items() if key not in kept and value is not None and value != []]
     if given:
         option = given[0].removeprefix(DESTINATION).replace("_", "-")
         raise UsageError(f"{args.source} is a run and keeps the settings of its run.json; leave out --{option}.")

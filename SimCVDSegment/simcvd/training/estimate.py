@@ -15,7 +15,7 @@ from ..cases import ROLES, Case, count_classes, load_prepared
 from ..grid import Geometry, Grid
 from ..images import read_geometry
 from ..metrics import compare
-from .loop import Trainer
+from .loop import Trainer, measurings
 from .recipes import default_patch
 from .run_folder import RunFolder
 from .sampling import TrainingCase, TwoStreamSampler
@@ -151,7 +151,7 @@ class _Probe(Trainer):
 
     def seconds_beside_steps(self, config: dict) -> float:
         """For validations, pictures and what the teacher labels, in a whole training."""
-        rounds = -(-100 // config["validate_percent"]) + (2 if config["from_model"] else 1)
+        rounds = measurings(config)
         case = (self.validation or self.unlabelled or self.labelled)[0]
         each = self._seconds_to_predict(case)
         if self.validation:

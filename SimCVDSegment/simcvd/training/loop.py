@@ -83,7 +83,8 @@ class Trainer:
                 self._tell_error(f"Unexpected: {error}")
                 raise
             self._fail(
-                f"The training ran out of memory; {self._kept()}, with a smaller patch or batch or a coarser spacing."
+                f"The training ran out of memory; {self._kept()}, with a smaller patch or batch in run.json, or make a "
+                "new run with a coarser spacing."
             )
         finally:
             for number, handler in previous.items():
@@ -98,7 +99,7 @@ class Trainer:
         self._check_share()
         torch.manual_seed(c["seed"])
         self._load_cases()
-        network = VNet(**{k: v for k, v in c["network"].items() if k != "kind"})
+        network = VNet(**models.network_settings(c["network"]))
         state = self.folder.load_checkpoint()
         if c["from_model"] and not state:
             network.load_state_dict(models.build_network(c["from_model"])[0].state_dict())
@@ -174,11 +175,8 @@ class Trainer:
         kept = copy.deepcopy((self.method.state_dict(), self.optimiser.state_dict()))
         self.loss_of = self.method
         per_step = sum(share * self._seconds_a_step(moment) for share, moment in self._phases())
-        start = time.perf_counter()
-        self._settle()
-        self._validate_only()
-        rounds = -(-100 // self.config["validate_percent"]) if self.validation else 1
-        left = self.config["minutes"] * 60 - (time.perf_counter() - start) * rounds - self._seconds_of_guesses()
+        measuring = self._seconds_to_measure() * measurings(self.config)
+        left = self.config["minutes"] * 60 - measuring - self._seconds_of_guesses()
         self.iteration = 0
         self.method.load_state_dict(kept[0])
         self.optimiser.load_state_dict(kept[1])
@@ -213,6 +211,19 @@ class Trainer:
             self._step(self._crops(self.iteration))
             seconds.append(time.perf_counter() - start)
         return statistics.mean(seconds[WARM_STEPS:])
+
+    def _seconds_to_measure(self) -> float:
+        start = time.perf_counter()
+        self._settle()
+        if self.validation:
+            self._validate_only()
+        else:
+            next(predict_cases(self._predictor(), [self._shown_case()], self.config["patch"]))
+        return time.perf_counter() - start
+
+    def _shown_case(self) -> TrainingCase:
+        """Whose picture is shown where there are no cases to measure on."""
+        return (self.unlabelled or self.labelled)[0]
 
     def _seconds_of_guesses(self) -> float:
         rounds = sum(self._guesses_due(t, 1000) for t in range(1000))
@@ -312,8 +323,9 @@ class Trainer:
             axial=torch.tensor([c.axial for part in crops for c in part], device=self.device),
         )
 
-    def _settle(self) -> None:
-        """Give the network to be used the batch-norm statistics of plain crops; every process takes the same ones."""
+    def _settle(self, network: VNet | None = None) -> None:
+        """Give a network, by default the one to be used, the batch-norm statistics of plain crops; every process takes
+        the same ones."""
         c = self.config
         cases = self.labelled + self.unlabelled
         rng = np.random.default_rng((c["seed"], 4, self.iteration))
@@ -324,13 +336,14 @@ class Trainer:
             return torch.stack(crops)[:, None].to(self.device, memory_format=torch.channels_last_3d)
 
         with self._narrow():
-            settle_batch_norm(self.method.deployed, (batch() for _ in range(c.get("settle_batch_norm", 0))))
+            batches = (batch() for _ in range(c.get("settle_batch_norm", 0)))
+            settle_batch_norm(network or self.method.deployed, batches)
 
     def _guess(self) -> None:
         """Let the teacher label the unlabelled scans, whole; every process does it for itself, from like weights."""
         start = time.perf_counter()
-        self._settle()
-        found = list(predict_cases(self._predictor(), self.unlabelled, self.config["patch"]))
+        self._settle(self.method.teacher)
+        found = list(predict_cases(self._predictor(self.method.teacher), self.unlabelled, self.config["patch"]))
         if self.method.settings["pseudo_largest"]:
             found = [keep_largest(labels) for labels in found]
         believed = [self._is_plausible(labels) for labels in found]
@@ -367,7 +380,7 @@ class Trainer:
         if bad:
             raise TrainingError(
                 f"The loss is no longer a number ({', '.join(bad)}) at iteration {self.iteration}; "
-                f"{self._kept()} and go on with a lower learning rate."
+                f"{self._kept()}, with a lower learning rate (lr in run.json)."
             )
         of, stage = self.config["iterations"], self._stage(self.iteration - 1)
         rounded = {name: float(f"{value:.5g}") for name, value in loss.items()}
@@ -390,8 +403,9 @@ class Trainer:
         largest = c["model"].get("largest", False)  # measured as the model will be used
         return validate(self._predictor(), self.validation, c["spacing"], patch or c["patch"], show, largest)
 
-    def _predictor(self) -> Predictor:
-        return Predictor(self.method.deployed, str(self.device), self.dtype)
+    def _predictor(self, network: VNet | None = None) -> Predictor:
+        """What segments whole scans with a network, by default the one to be used."""
+        return Predictor(network or self.method.deployed, str(self.device), self.dtype)
 
     def _validate(self) -> None:
         """Measure the network as it would be used after this step."""
@@ -406,7 +420,7 @@ class Trainer:
         if not self.main:
             return
         if not self.validation:
-            case = (self.unlabelled or self.labelled)[0]
+            case = self._shown_case()
             self._show(case, next(predict_cases(self._predictor(), [case], patch or self.config["patch"])))
             return
         start = time.perf_counter()
@@ -438,8 +452,8 @@ class Trainer:
         }
         if not all(torch.isfinite(v).all() for v in state["method"].values() if v.is_floating_point()):
             raise TrainingError(
-                f"The weights are no longer numbers at iteration {self.iteration}; {self._kept()} "
-                "and go on with a lower learning rate."
+                f"The weights are no longer numbers at iteration {self.iteration}; {self._kept()}, "
+                "with a lower learning rate (lr in run.json)."
             )
         self.folder.save_checkpoint(state)
         self._say("checkpoint", iteration=self.iteration)
@@ -576,6 +590,11 @@ class Trainer:
             "from_model": c["from_model_name"],
             **{role: [case.id for case in cases] for role, cases in roles.items()},
         }
+
+
+def measurings(config: dict) -> int:
+    """How often a training measures or shows its network: on its way, at its end and, of a start model, before."""
+    return -(-100 // config["validate_percent"]) + (2 if config["from_model"] else 1)
 
 
 def _packed(label: np.ndarray) -> torch.Tensor:

@@ -160,7 +160,8 @@ def warped_crop(
     if case.label is not None:
         whole = torch.from_numpy(case.label)
         shares = [_read((whole == v).float(), grid, "zeros") for v in range(1, int(whole.max()) + 1)]
-        label = torch.stack([torch.ones(tuple(patch)) - sum(shares), *shares]).argmax(0).to(torch.uint8)
+        everything = torch.stack([torch.ones(tuple(patch)) - sum(shares), *shares])
+        label = everything.max(0).indices.to(torch.uint8)  # argmax says the same in ten times the time
     middle, half = centre[0] / sides[0], matrix[0, 0] * patch[0] / sides[0] / 2
     return Crop(_random_intensity(image, rng), label, (float(middle - half), float(middle + half)))
 

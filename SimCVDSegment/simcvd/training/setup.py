@@ -8,14 +8,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..cases import Case, check_cases, count_classes, load_prepared, prepare_cases
-from ..models import STRIDE, load_card, new_card
+from ..models import NETWORK, STRIDE, load_card, new_card
 from .checks import check_values
 from .methods import METHODS, make_method_settings
 from .recipes import RECIPES, default_patch, recipe
 from .run_folder import RunFolder, TrainingError
 
 NORMALISATION = {"kind": "zscore"}
-CARD_NETWORK = ("kind", "n_classes", "in_channels", "n_filters")
 COLOURS = ([0.86, 0.37, 0.34], [0.35, 0.66, 0.40], [0.30, 0.51, 0.80], [0.93, 0.73, 0.29], [0.62, 0.44, 0.73])
 
 # What a run takes besides the recipe's settings; None is filled in from the cases or the recipe.
@@ -35,6 +34,7 @@ COMMON = {
     "normalisation": None,
     "warnings": [],
 }
+NOTED = {"planned", "from_model_name", "warnings"}  # what a training itself writes down, and nobody can wish for
 
 
 def create_run(
@@ -53,7 +53,7 @@ def create_run(
         spacing: (x, y, z) mm of the model's grid; taken from `from_model` when there is one.
         recipe_name: "published" or "short"; by default short where minutes are given, else published.
         wishes: settings that stand above the recipe's, among them "settings" of the method, "optimiser",
-            "network" (n_filters, for a model from scratch) and "model" (what its card says).
+            "network" (n_filters and dropout, for a model from scratch) and "model" (what its card says).
         cache: folder for prepared cases, so that runs share them; by default within the run folder.
 
     Returns:
@@ -109,7 +109,7 @@ def card_of(config: dict) -> dict:
         "grid": {"spacing": config["spacing"], "axes": "LPS"},
         "normalisation": config["normalisation"],
         "patch": config["patch"] or [STRIDE] * 3,
-        "network": {k: v for k, v in config["network"].items() if k in CARD_NETWORK},
+        "network": {k: v for k, v in config["network"].items() if k in ("kind", *NETWORK)},
     }
 
 
@@ -117,13 +117,17 @@ def _settled(method: str, recipe_name: str | None, wishes: dict) -> dict:
     """Common settings, recipe and wishes, the later ones above; raises TrainingError for what nobody knows."""
     if method not in METHODS:
         raise TrainingError(f"There is no method {method!r}; choose one of {', '.join(METHODS)}.")
-    recipe_name = recipe_name or ("short" if wishes.get("minutes") else "published")
+    named = wishes.pop("recipe", None)
+    recipe_name = recipe_name or named or ("short" if wishes.get("minutes") else "published")
     if recipe_name not in RECIPES:
         raise TrainingError(f"There is no recipe {recipe_name!r}; choose one of {', '.join(RECIPES)}.")
     config = {**COMMON, **recipe(recipe_name, method)}
-    unknown = sorted(set(wishes) - set(config) - {"model", "network"})
+    known = set(config) - NOTED
+    unknown = sorted(set(wishes) - known - {"model", "network"})
     if unknown:
-        raise TrainingError(f"A training has no setting {unknown[0]!r}; it has {', '.join(sorted(config))}.")
+        raise TrainingError(f"A training has no setting {unknown[0]!r}; it has {', '.join(sorted(known))}.")
+    if wishes.get("minutes") and wishes.get("iterations"):
+        raise TrainingError("A training goes on for some minutes or for some iterations; leave one of the two out.")
     for key, value in wishes.items():
         if key in ("settings", "optimiser"):
             config[key] = {**config[key], **value}

@@ -70,7 +70,9 @@ class Action(Staged, Taught):
         "head_width": 128,
     }
     divisors: ClassVar[tuple] = ("tau", "tau_student", "tau_teacher")
-    counts: ClassVar[tuple] = ("queue", "local_patch", "queries", "negatives", "head_hidden", "head_width")
+    counts: ClassVar[dict[str, int]] = dict.fromkeys(
+        ("queue", "local_patch", "queries", "negatives", "head_hidden", "head_width"), 1
+    )
 
     def __init__(self, network: nn.Module, settings: dict):
         super().__init__(network, settings)

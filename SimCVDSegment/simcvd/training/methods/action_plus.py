@@ -54,7 +54,7 @@ class ActionPlus(Action):
         "tau_schedule": ("both", "pretrain", "finetune", "none"),
     }
     divisors: ClassVar[tuple] = (*Action.divisors, "tau_low", "tau_high")
-    counts: ClassVar[tuple] = (*Action.counts, "voxel_queue")
+    counts: ClassVar[dict[str, int]] = {**Action.counts, "voxel_queue": 1}
 
     def __init__(self, network: nn.Module, settings: dict):
         super().__init__(network, settings)

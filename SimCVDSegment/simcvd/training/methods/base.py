@@ -47,6 +47,9 @@ class Method(nn.Module):
     summary: ClassVar[str]
     defaults: ClassVar[dict] = {"alpha": 0.1}
     choices: ClassVar[dict[str, tuple]] = {}
+    counts: ClassVar[dict[str, int]] = {}  # settings that are whole numbers, and the least of each
+    divisors: ClassVar[tuple[str, ...]] = ()  # settings that can't be 0
+    rates: ClassVar[tuple[str, ...]] = ()  # settings that stay below 1
 
     def __init__(self, network: nn.Module, settings: dict):
         super().__init__()
@@ -64,7 +67,17 @@ class Method(nn.Module):
             wrong = _objection(value, cls.defaults[key], cls.choices.get(key))
             if wrong:
                 raise MethodError(f"Setting {key} of method {cls.name} {wrong}, not {value!r}.")
-        return {**cls.defaults, **settings}
+        settings = {**cls.defaults, **settings}
+        for key, least in cls.counts.items():
+            if settings[key] != int(settings[key]) or settings[key] < least:
+                raise MethodError(f"Setting {key} is a whole number from {least} on, not {settings[key]!r}.")
+        for key in cls.divisors:
+            if not settings[key]:
+                raise MethodError(f"Setting {key} is a number above 0.")
+        for key in cls.rates:
+            if settings[key] >= 1:
+                raise MethodError(f"Setting {key} is a number from 0 to below 1, not {settings[key]!r}.")
+        return {**settings, **{key: int(settings[key]) for key in cls.counts}}
 
     def uses_unlabelled(self, progress: float) -> bool:
         """Whether unlabelled crops are wanted at this moment of the training."""

@@ -66,7 +66,9 @@ class GlobalLocal(Staged):
         "head_width": 128,
     }
     choices: ClassVar[dict] = {"strategy": STRATEGIES}
-    counts: ClassVar[tuple] = ("partitions", "slab", "local_blocks", "local_grid", "global_hidden", "head_width")
+    counts: ClassVar[dict[str, int]] = dict.fromkeys(
+        ("partitions", "slab", "local_blocks", "local_grid", "global_hidden", "head_width"), 1
+    )
 
     def __init__(self, network: nn.Module, settings: dict):
         super().__init__(network, settings)

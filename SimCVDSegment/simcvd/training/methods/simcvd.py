@@ -71,6 +71,12 @@ class SimCVD(MeanTeacher):
         "ramp_on": ("all", "con"),
         "pool": ("avg", "max"),
     }
+    counts: ClassVar[dict[str, int]] = {
+        **dict.fromkeys(("pool_size", "head_hidden", "head_width", "terms_every"), 1),
+        "contrast_slices": 0,
+    }
+    divisors: ClassVar[tuple[str, ...]] = ("tau",)
+    rates: ClassVar[tuple[str, ...]] = (*MeanTeacher.rates, "head_dropout")
 
     def __init__(self, network: nn.Module, settings: dict):
         super().__init__(network, settings)
@@ -87,8 +93,6 @@ class SimCVD(MeanTeacher):
         s = super().checked(settings)
         if s["guess_every"] and (not s["pseudo"] or s["pseudo_threshold"]):
             raise MethodError("Setting guess_every needs pseudo above 0 and no pseudo_threshold.")
-        if s["terms_every"] != int(s["terms_every"]) or s["terms_every"] < 1:
-            raise MethodError(f"Setting terms_every is a whole number from 1 on, not {s['terms_every']!r}.")
         return s
 
     def share_of_batch(self, progress: float) -> float:

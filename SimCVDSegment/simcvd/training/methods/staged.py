@@ -32,24 +32,17 @@ class Staged(Supervised):
         "zoom": 0.8,
         "intensity": 0.3,
     }
-    counts: ClassVar[tuple[str, ...]] = ()  # settings that are whole numbers from 1 on
-    divisors: ClassVar[tuple[str, ...]] = ("tau",)  # settings that can't be 0
+    divisors: ClassVar[tuple[str, ...]] = ("tau",)
 
     @classmethod
     def checked(cls, settings: dict) -> dict:
-        """As of every method; stages that leave nothing for the labels, and parts of things, are refused too."""
+        """As of every method; stages that leave nothing for the labels, and views of nothing, are refused too."""
         s = super().checked(settings)
         if s["global_share"] + s["local_share"] >= 1:
             raise MethodError("Settings global_share and local_share leave nothing for fine-tuning; keep them below 1.")
-        for key in cls.counts:
-            if s[key] != int(s[key]) or s[key] < 1:
-                raise MethodError(f"Setting {key} is a whole number from 1 on, not {s[key]!r}.")
-        for key in cls.divisors:
-            if not s[key]:
-                raise MethodError(f"Setting {key} is a temperature: a number above 0.")
         if not 0 < s["zoom"] <= 1:
             raise MethodError(f"Setting zoom is a share above 0 and up to 1, not {s['zoom']!r}.")
-        return {**s, **{key: int(s[key]) for key in cls.counts}}
+        return s
 
     def stage(self, progress: float) -> str:
         """One of STAGES."""

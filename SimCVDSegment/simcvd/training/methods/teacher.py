@@ -29,6 +29,7 @@ class Taught(Supervised):
         "deploy": "student",
     }
     choices: ClassVar[dict] = {"deploy": ("student", "teacher")}
+    rates: ClassVar[tuple[str, ...]] = ("ema_decay",)
 
     def __init__(self, network: nn.Module, settings: dict):
         super().__init__(network, settings)
