@@ -17,6 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT.parent / "shared" / "data"
 NOTHING = "–"
+CASES = "cases"  # in a folder of runs: the prepared cases that they share
 sys.path.insert(0, str(ROOT / "SimCVDSegment"))
 
 

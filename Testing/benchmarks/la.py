@@ -1,12 +1,12 @@
 """The table of the Left Atrium protocol from run folders, beside what was published; and scores of test cases.
 
     python Testing/benchmarks/la.py RUN [RUN ...] [--evaluation NAME=scores.json] [--output la.md]
-    python Testing/benchmarks/la.py score MODEL DATA [--cases N] [--json scores.json] [--output page.md]
+    python Testing/benchmarks/la.py score MODEL DATA [--cases N] [--windows] [--json scores.json] [--output page.md]
 
 A RUN is a run folder of `simcvd train`, or one that rows.py --keep made. Runs that differ in nothing but the seed make
 one row. A scores.json within a run folder, or the file named, holds its scores (the report.json of `simcvd evaluate`
 will do too); without one, those that the run took itself are shown. `score` segments <case>/image.nrrd of DATA, laid
-out like la, with the model and compares with <case>/label.nrrd.
+out like la, with the model and compares with <case>/label.nrrd; --windows by the published protocol, else in one pass.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ import json
 import statistics
 import sys
 from collections.abc import Iterable, Sequence
+from itertools import product
 from pathlib import Path
 
 from common import NOTHING, average, case_folders, dice_of, machine, publish, shown, table
-from rows import Run, duration, figures_of, read_runs
+from rows import SCORES, Run, duration, figures_of, read_runs
 
 from simcvd.files import read_json, write_json
 from simcvd.images import read_labels, read_volume
 from simcvd.labels import keep_largest
 from simcvd.metrics import compare
 from simcvd.segmentation import Segmenter, Settings
+from simcvd.training.recipes import RECIPES
 
 VOXEL = 0.625  # mm, of the challenge's scans; papers count distances in it
-SCORES = "scores.json"
 FORMAT = 1
 PARTS = {"all": "everything found", "largest": "only the largest part"}
 FIGURES = {
@@ -62,7 +63,9 @@ PUBLISHED = (
     (16, "MEDL, the best", 91.95, 85.14, 5.11, 1.37, "ensemble of two"),
     (80, "V-Net, fully supervised", 91.14, 83.82, 5.75, 1.52, "last"),
 )
-WANTED = [(n, method) for n in (4, 8, 16) for method in ("supervised", "mean_teacher", "simcvd")] + [(80, "supervised")]
+SCANS = 80  # that the protocol trains with
+# recipe, labelled cases and method of the rows that are to stand here
+WANTED = [*product(RECIPES, (4, 8, 16), ("supervised", "mean_teacher", "simcvd")), ("published", SCANS, "supervised")]
 HEADS = ("method", "runs", "Dice [%]", "Jaccard [%]", "95HD [voxel]", "ASD [voxel]")
 HEADS += (
     "Dice, largest part",
@@ -87,10 +90,10 @@ NOTES = (
 # --- scores of a model -----------------------------------------------------------------------------------------------
 
 
-def score_case(segmenter: Segmenter, folder: Path) -> list[dict]:
+def score_case(segmenter: Segmenter, folder: Path, windows: bool = False) -> list[dict]:
     """Scores of one case, all classes as one: as found, and with the largest part alone."""
     volume, truth = read_volume(folder / "image.nrrd"), read_labels(folder / "label.nrrd").array > 0
-    found = segmenter.segment(volume, Settings(largest=False)).labels
+    found = segmenter.segment(volume, Settings(largest=False, windows=windows)).labels
     rows = []
     for part, labels in (("all", found), ("largest", keep_largest(found))):
         scores = compare(truth, labels > 0, volume.geometry.spacing)
@@ -121,18 +124,19 @@ def scored_page(scores: dict) -> list[str]:
     return [*lines, machine(("torch",))]
 
 
-def score(segmenter: Segmenter, folders: Sequence[Path]) -> dict:
-    """What scores.json holds."""
+def score(segmenter: Segmenter, folders: Sequence[Path], windows: bool = False) -> dict:
+    """What scores.json holds; `windows` segments by the published protocol."""
     rows = []
     for folder in folders:
         print(folder.name, file=sys.stderr, flush=True)
-        rows += score_case(segmenter, folder)
+        rows += score_case(segmenter, folder, windows)
     names = [folder.name for folder in folders]
     card = segmenter.card
     on = f"{len(names)} cases ({names[0]} to {names[-1]})" if len(names) > 1 else names[0]
+    on += ", sliding windows" * windows
     learned = sorted({*card.get("training", {}).get("labelled", [])} & {*names})
     model = f"{card['name']} {card['version']} ({card['sha256'][:12]})"
-    return {"format": FORMAT, "model": model, "on": on, "learned": learned, "rows": rows}
+    return {"format": FORMAT, "model": model, "on": on, "windows": windows, "learned": learned, "rows": rows}
 
 
 # --- the table -------------------------------------------------------------------------------------------------------
@@ -237,10 +241,23 @@ def full_resolution(run: Run) -> bool:
     return max(run.config["spacing"]) <= VOXEL
 
 
+def complete(run: Run) -> bool:
+    """Whether a run took at least all steps of its recipe on the scans' own grid, to its end."""
+    steps = RECIPES[run.config["recipe"]]["iterations"] if run.config["recipe"] in RECIPES else 0
+    return run.finished and full_resolution(run) and run.iteration >= steps
+
+
 def missing(runs: Sequence[Run]) -> list[str]:
-    """Rows of the protocol that no finished run on the scans' own grid stands for."""
-    there = {(labelled_count(run), run.config["method"]) for run in runs if run.finished and full_resolution(run)}
-    return [f"{method} with {count}" for count, method in WANTED if (count, method) not in there]
+    """Sentences on the rows that no complete run stands for, recipe by recipe."""
+    there = {(run.config["recipe"], labelled_count(run), run.config["method"]) for run in runs if complete(run)}
+    absent: dict[str, list[str]] = {}
+    for row in WANTED:
+        if row not in there:
+            recipe, count, method = row
+            absent.setdefault(recipe, []).append(f"{method} with {count}")
+    told = [f"Rows still missing at {VOXEL} mm, {name}: {', '.join(rows)} labelled." for name, rows in absent.items()]
+    alone = [f"{SCANS} labelled need --test, as no other scan is left to score them."]
+    return told + alone * any(count == SCANS for _, count, _ in {*WANTED} - there)
 
 
 def page(runs: Sequence[Run]) -> list[str]:
@@ -252,10 +269,9 @@ def page(runs: Sequence[Run]) -> list[str]:
         rows = [published_line(row) for row in PUBLISHED if row[0] == count]
         rows += [line(group) for group in groups if labelled_count(group[0]) == count]
         lines += [f"## {count} labelled", "", *table(HEADS, rows), ""]
-    absent = missing(runs)
     return [
         *lines,
-        *([f"Rows still missing at {VOXEL} mm: {', '.join(absent)} labelled.", ""] if absent else []),
+        *(part for sentence in missing(runs) for part in (sentence, "")),
         *NOTES,
         "",
         machine(),
@@ -287,11 +303,13 @@ def score_command(words: Sequence[str]) -> None:
     parser.add_argument("model", help="name of a model or its folder")
     parser.add_argument("data", type=Path, help="folder of <case>/{image,label}.nrrd")
     parser.add_argument("--cases", type=int, metavar="N", help="only the last N of the folder")
+    parser.add_argument("--windows", action="store_true", help="by the published sliding windows, not in one pass")
     parser.add_argument("--json", type=Path, help="write the scores here too, best as scores.json in the run folder")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args(words)
     folders = case_folders(arguments.data)
-    scores = score(Segmenter(arguments.model), folders[-arguments.cases :] if arguments.cases else folders)
+    folders = folders[-arguments.cases :] if arguments.cases else folders
+    scores = score(Segmenter(arguments.model), folders, arguments.windows)
     if arguments.json:
         write_json(arguments.json, scores)
     publish(scored_page(scores), arguments.output)

@@ -28,6 +28,7 @@ from simcvd.files import atomic_path, read_json, write_json
 FIGURES = {"dice": "Dice [%]", "jaccard": "Jaccard [%]", "hd95": "95HD [mm]", "asd": "ASD [mm]"}
 VOXEL_FIGURES = {"hd95_voxel": "95HD [voxel]", "asd_voxel": "ASD [voxel]"}
 ROLES = ("labelled", "unlabelled", "validation")
+SCORES = "scores.json"  # in a run folder: what la.py score found
 KEPT_STEPS = 200
 UNKEPT = ("checkpoint", "preparing", "step")
 CURVE_POINTS = 400  # of one loss term over all runs
@@ -267,7 +268,7 @@ def points(run: Run, kind: str, against: str) -> list[tuple[float, dict]]:
 
 
 def keep(run: Run, folder: Path) -> None:
-    """Write run.json and a thinned events.jsonl into folder/<run name>/ without paths of this machine."""
+    """Write run.json, a thinned events.jsonl and scores.json into folder/<run name>/ without paths of this machine."""
     target = folder / run.name
     if target.exists() and target.samefile(run.folder):
         raise SystemExit(f"{target} is the run itself; keep it in another folder.")
@@ -277,6 +278,9 @@ def keep(run: Run, folder: Path) -> None:
     with atomic_path(target / "events.jsonl") as temporary:
         lines = [json.dumps({k: without_paths(v) for k, v in event.items()}) + "\n" for event in thinned(run.events)]
         temporary.write_text("".join(lines), encoding="utf-8")
+    (target / SCORES).unlink(missing_ok=True)
+    if (run.folder / SCORES).is_file():
+        write_json(target / SCORES, read_json(run.folder / SCORES))
 
 
 def thinned(events: Sequence[dict]) -> list[dict]:

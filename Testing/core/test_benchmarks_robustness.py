@@ -21,10 +21,9 @@ sys.path.append(str(BENCHMARKS))
 
 import changes  # noqa: E402
 import la  # noqa: E402
-import la_train  # noqa: E402
 import robustness  # noqa: E402
 import shift  # noqa: E402
-from rows import Run  # noqa: E402
+from rows import Run, keep  # noqa: E402
 
 RAS = (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0)
 
@@ -188,41 +187,6 @@ def test_nothing_found_counts_as_zero(data, tmp_path):
     assert line[1:5] == ["25.00", "-5.00", "2.00 (1 empty)", "a: 0.0"]
 
 
-def test_one_command_fills_the_table_and_goes_on_where_it_was(data, tmp_path, capsys):
-    tiny = ["--iterations", "2", "--spacing", "5", "--patch", "32,32,32", "--batch", "1,1", "--threads", "1"]
-    words = [str(data), str(tmp_path / "runs"), "--labelled", "1", "--methods", "supervised,action++"]
-    words += ["--recipes", "short", "--seeds", "1", "--jobs", "2", "--test", str(data), *tiny]
-    la_train.main(words)
-    first = capsys.readouterr()
-    assert first.err.count("is done") == first.err.count("Scoring") == 2
-    runs = tmp_path / "runs"
-    assert {run.name for run in runs.iterdir()} == {
-        "cases",
-        "options.json",
-        "la_1_supervised_short_1337",
-        "la_1_action_plus_short_1337",
-    }
-    scores = json.loads((runs / "la_1_supervised_short_1337" / "scores.json").read_text())
-    assert len(scores["rows"]) == 2 * 3 and scores["learned"] == ["la000"]
-    assert "action++ (short)" in first.out and "3 cases (la000 to la002)" in first.out
-    la_train.main(words)
-    again = capsys.readouterr()
-    assert not again.err and again.out.splitlines()[:20] == first.out.splitlines()[:20]
-    with pytest.raises(SystemExit, match="made with other options"):
-        la_train.main([*words, "--lr", "0.1"])
-
-
-def test_a_row_that_fails_is_told_and_the_others_are_made(data, tmp_path, capsys):
-    runs = tmp_path / "runs"
-    (runs / "la_9_supervised_short_1337").mkdir(parents=True)
-    words = [str(data), str(runs), "--labelled", "9", "--methods", "supervised", "--recipes", "short", "--seeds", "1"]
-    with pytest.raises(SystemExit, match=r"la_9_supervised_short_1337: .*9"):
-        la_train.main(words)
-    with pytest.raises(SystemExit):
-        la_train.main([*words[:4], "--methods", "magic"])
-    assert "There is no magic; choose from supervised" in capsys.readouterr().err
-
-
 def test_scores_are_those_of_all_parts_and_of_the_largest(data, model, tmp_path, capsys):
     la.main(["score", str(model), str(data), "--cases", "2", "--json", str(tmp_path / "scores.json")])
     page, scores = capsys.readouterr().out, json.loads((tmp_path / "scores.json").read_text())
@@ -235,7 +199,20 @@ def test_scores_are_those_of_all_parts_and_of_the_largest(data, model, tmp_path,
     assert first["hd95"] == pytest.approx(4 * first["hd95_voxel"])
 
 
-def write_run(folder, seed, dice, **config):
+def test_scores_by_the_published_windows_say_so(data, model, tmp_path, monkeypatch):
+    asked, plain = [], la.Segmenter.segment
+
+    def segment(self, volume, settings):
+        asked.append(settings.windows)
+        return plain(self, volume, replace(settings, windows=False))  # they take their time
+
+    monkeypatch.setattr(la.Segmenter, "segment", segment)
+    la.main(["score", str(model), str(data), "--cases", "1", "--windows", "--json", str(tmp_path / "scores.json")])
+    assert asked == [True]
+    assert json.loads((tmp_path / "scores.json").read_text())["on"] == "la002, sliding windows"
+
+
+def write_run(folder, seed, dice, steps=6000, **config):
     """A finished run on LA that says what a test wants to be said."""
     cases = [{"id": f"la{n:03}", "role": role, "prepared": "x.npz"} for n, role in enumerate(("labelled",) * 8)]
     cases.append({"id": "la071", "role": "validation", "prepared": "y.npz"})
@@ -253,7 +230,7 @@ def write_run(folder, seed, dice, **config):
     figures = {"dice": dice, "jaccard": dice - 10, "hd95": 5.0, "asd": 1.25, "empty": 0}
     events = [
         {"event": "start", "time": 0, "iteration": 0, "device": "cuda", "threads": 1},
-        {"event": "done", "time": 600, "iteration": 6000, "peak_memory_mb": 4000.0, **figures},
+        {"event": "done", "time": 600, "iteration": steps, "peak_memory_mb": 4000.0, **figures},
     ]
     folder.mkdir()
     (folder / "run.json").write_text(json.dumps(config))
@@ -271,8 +248,24 @@ def test_seeds_of_one_setting_make_one_row_beside_the_published(tmp_path):
     assert (cells["runs"], cells["Dice [%]"]) == ("s1, s2 (seeds 1, 2)", "89.00 ± 1.41")
     assert (cells["95HD [voxel]"], cells["memory"], cells["training"]) == ("8.00 ± 0.00", "4000", "10 min")
     assert page.index("*SimCVD*") < page.index("s1, s2") < page.index("## 16 labelled")
-    missing = page[page.index("Rows still missing") :].splitlines()[0]
-    assert "simcvd with 8" not in missing and "supervised with 8" in missing
+
+
+def test_rows_are_missing_until_their_recipe_was_done_in_full(tmp_path):
+    runs = [
+        write_run(tmp_path / "full", 1, 88.0),
+        write_run(tmp_path / "coarse", 1, 88.0, method="mean_teacher", spacing=[1.25] * 3),
+        write_run(tmp_path / "cut", 1, 88.0, 5999, method="supervised"),
+        write_run(tmp_path / "short", 1, 88.0, 4000, method="supervised", recipe="short"),
+    ]
+    page = "\n".join(la.page([Run.read(run) for run in runs]))
+    published, short = (line for line in page.splitlines() if line.startswith("Rows still missing at 0.625 mm"))
+    assert "published: supervised with 4, " in published and "short: supervised with 4, " in short
+    told = [
+        (name in published, name in short) for name in ("simcvd with 8,", "mean_teacher with 8,", "supervised with 8,")
+    ]
+    assert told == [(False, True), (True, True), (True, False)]
+    assert "supervised with 80" in published and "supervised with 80" not in short
+    assert "80 labelled need --test" in page
 
 
 def test_scores_in_a_run_folder_stand_above_its_own(tmp_path):
@@ -282,6 +275,13 @@ def test_scores_in_a_run_folder_stand_above_its_own(tmp_path):
     (run / "scores.json").write_text(json.dumps({"model": "m", "on": "1 case", "learned": [], "rows": rows}))
     found = la.scores_of(*la.with_scores([Run.read(run)]))
     assert (found["dice"], found["largest"]["dice"], found["where"]) == (4.0, 91.5, "1 case")
+    before = la.page(la.with_scores([Run.read(run)]))
+    keep(Run.read(run), tmp_path / "kept")
+    kept = tmp_path / "kept" / "run"
+    assert la.page(la.with_scores([Run.read(kept)]))[:-1] == before[:-1]  # the last line is the machine's
+    (run / "scores.json").unlink()
+    keep(Run.read(run), tmp_path / "kept")
+    assert not (kept / "scores.json").exists()
 
 
 def test_what_a_run_measured_of_the_largest_part_stands_there(tmp_path):
