@@ -40,6 +40,9 @@ class RunView:
         self._discarded = []  # runs that nobody looks at any more, to be removed once their process has stopped
         self._seen = self._drawn = None  # how many messages are shown, and which picture
         self._polls, self._showing = 0, False
+        self._view = slicer.qMRMLPlotView()  # not in the .ui, where the application has no plugin to make one
+        self._view.setMRMLScene(slicer.mrmlScene)
+        ui.plotFrame.layout().addWidget(self._view)
         for button, slot in (
             (ui.pauseButton, self.onPause),
             (ui.stopButton, self.onStop),
@@ -231,7 +234,7 @@ class RunView:
     def _showProgress(self):
         ui, run = self._ui, self.run
         shown = run is not None and not ui.runCollapsibleButton.collapsed
-        for widget in (ui.runProgressBar, ui.progressLabel, ui.plotView, ui.messagesText):
+        for widget in (ui.runProgressBar, ui.progressLabel, ui.plotFrame, ui.messagesText):
             widget.visible = shown
         if run is None:
             self._showPicture(None)
@@ -279,5 +282,5 @@ class RunView:
                 each.SetSaveWithScene(False)
                 each.SetHideFromEditors(True)
             node = slicer.mrmlScene.AddNode(node)
-        self._ui.plotView.setMRMLPlotViewNode(node)  # the same one changes nothing
+        self._view.setMRMLPlotViewNode(node)  # the same one changes nothing
         return node

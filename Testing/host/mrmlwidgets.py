@@ -11,13 +11,18 @@ from . import uiloader
 from .ctkwidgets import ctkDoubleSpinBox, ctkMenuButton, ctkSliderWidget, rowOf, stored, wrapped
 from .pythonqt import connectWeakly
 
+# the application has no Designer plugin for these, so that a plain QWidget would come out of a .ui; see
+# Libs/MRML/Widgets/DesignerPlugins/qMRMLWidgetsPlugin.h
+WITHOUT_PLUGIN = ("qMRMLPlotView",)
+
 
 def install():
     """Put the widgets into slicer, and make them known in .ui files."""
     for name, value in globals().items():
         if name.startswith(("qMRML", "qSlicer")):
             setattr(slicer, name, value)
-            uiloader.customWidgets[name] = value
+            if name not in WITHOUT_PLUGIN:
+                uiloader.customWidgets[name] = value
 
 
 class SceneWidget:

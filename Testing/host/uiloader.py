@@ -47,7 +47,7 @@ def _checkClasses(tree):
         if name not in declared:
             raise RuntimeError(f"the .ui uses {name} but does not declare it under <customwidgets>")
         if name not in customWidgets:
-            raise RuntimeError(f"the test host has no {name}: add it to Testing/host")
+            raise RuntimeError(f"no {name} comes out of a .ui: add it to Testing/host if the application has a plugin")
 
 
 def _takeEnumValues(tree):

@@ -332,11 +332,12 @@ class TrainModuleTest(PanelTest):
         for figure in lines["patient2"][1:]:
             self.assertRegex(figure, r"^\d+\.\d → \d+\.\d$")
         self.assertRegex(self.ui.resultLabel.text, r"^On 1 validation scan: Dice \d+\.\d % before")
-        self.assertGreater(len(self.ui.plotView.lines()), 0)
-        self.assertTrue(any(len(points) >= 2 for _color, points in self.ui.plotView.lines()))
+        (plot,) = slicer.util.findChildren(self.ui.plotFrame, className="qMRMLPlotView")
+        self.assertGreater(len(plot.lines()), 0)
+        self.assertTrue(any(len(points) >= 2 for _color, points in plot.lines()))
         for chart in (1, 2):
             self.ui.chartComboBox.currentIndex = chart
-            self.assertTrue(any(len(points) >= 2 for _color, points in self.ui.plotView.lines()))
+            self.assertTrue(any(len(points) >= 2 for _color, points in plot.lines()))
         self.ui.chartComboBox.currentIndex = 0
         self.assertFalse(self.ui.previewLabel.pixmap.isNull())
         self.assertIn("100 %", self.watched(2))
