@@ -194,6 +194,7 @@ class _Curve:
 
     def _addSeries(self, name):
         series = _newNode("vtkMRMLPlotSeriesNode", name)
+        series.SetName(name)  # the legend shows it, without the number that would make it unique
         series.SetAndObserveTableNodeID(self.table.get().GetID())
         series.SetXColumnName(TIME)
         series.SetYColumnName(name)

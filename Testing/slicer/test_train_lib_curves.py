@@ -119,6 +119,9 @@ def test_closing_the_scene_and_closing_the_curves():
     curves.close()
     again = Curves("mine")
     again.add([start(0.0), step(60.0, 1), validation(70.0, 2, 80, 4)])
+    # the legend shows their names, as those of the first run
+    assert [s.GetName() for s in series(again.qualityChart)] == ["Dice [%]", "95HD [mm]"]
+    assert [s.GetName() for s in series(again.lossChart)] == ["total"]
     again.close()
     for name in ("vtkMRMLTableNode", "vtkMRMLPlotChartNode", "vtkMRMLPlotSeriesNode"):
         assert slicer.util.getNodesByClass(name) == []
