@@ -488,6 +488,8 @@ class CaseTable:
         node = _listNode() or slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTextNode", "SimCVD cases")
         node.SetAttribute(LIST, str(FORMAT))
         node.SetHideFromEditors(True)
+        # in the scene's own file: as a file of its own, that of another scene in the same folder would be replaced
+        node.SetForceCreateStorageNode(node.CreateStorageNodeNever)
         rows = []
         for row in self.rows:
             # references follow their nodes through another scene, IDs don't

@@ -98,7 +98,9 @@ class Reader(ast.NodeVisitor):
         name = dotted(node)
         if re.fullmatch(r"slicer\.\w+", name):
             self.checkSlicerNames(node, [node.attr])
-        if re.search(r"Storage(Node)?$", node.attr):
+        if (
+            re.search(r"Storage(Node)?$", node.attr) and node.attr != "SetForceCreateStorageNode"
+        ):  # which only says when
             self.refuse(node, "a storage node made by hand may crash: leave files to slicer.util")
         if node.attr in GONE_IN_QT6:
             self.refuse(node, f"{node.attr} is gone in Qt 6")

@@ -561,6 +561,19 @@ def test_the_list_is_saved_with_the_scene(tmp_path):
     assert loaded.rows[0].volume.GetName() == "Scan0" and loaded.blocking() is None
 
 
+def test_the_list_is_in_the_scenes_own_file(tmp_path):
+    """As a file of its own it would be that of every scene saved into the same folder."""
+    table = ballTable()
+    table.save()
+    (node,) = [n for n in slicer.util.getNodesByClass("vtkMRMLTextNode") if n.GetAttribute(cases.LIST)]
+    assert len(node.GetText()) > 256  # from so many characters on such a node wants a file
+    node.AddDefaultStorageNode()
+    assert node.GetStorageNode() is None
+    slicer.mrmlScene.SetRootDirectory(str(tmp_path))
+    slicer.mrmlScene.Commit(str(tmp_path / "scene.mrml"))
+    assert all(row.id in (tmp_path / "scene.mrml").read_text() for row in table.rows)
+
+
 def test_a_damaged_list_is_empty():
     ballTable().save()
     (node,) = [n for n in slicer.util.getNodesByClass("vtkMRMLTextNode") if n.GetAttribute(cases.LIST)]
