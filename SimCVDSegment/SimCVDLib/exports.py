@@ -73,8 +73,16 @@ def _target(place, name, kind):
 
 
 def _writeSegments(segmentationNode, path):
+    if not nodes.isOfVoxels(segmentationNode):
+        raise SimCVDError(
+            _(
+                "The segmentation {name} is made of surfaces: export it as .stl, or make Binary labelmap the source in "
+                "Segmentations."
+            ).format(name=segmentationNode.GetName())
+        )
     with _whole(path) as temporary:
-        slicer.util.exportNode(segmentationNode, str(temporary), properties={"useCompression": 1})
+        if not slicer.util.exportNode(segmentationNode, str(temporary), properties={"useCompression": 1}):
+            raise OSError(_("the disk may be full"))
 
 
 def _writeLabels(segmentationNode, path):

@@ -277,6 +277,13 @@ def readSegment(segmentationNode, segmentId, volumeNode):
     return _array(merged) > 0
 
 
+def isOfVoxels(segmentationNode):
+    """Whether voxels are what the segments are made of; else they are derived from surfaces or contours, and whatever
+    is written into them is neither shown nor saved."""
+    segmentation = segmentationNode.GetSegmentation()
+    return not segmentation.GetNumberOfSegments() or segmentation.GetSourceRepresentationName() == LABELMAP
+
+
 def isSurface(segmentationNode, segmentId):
     """Whether a segment has no image of its own, as one that was imported from a surface."""
     return _segmentImage(segmentationNode, segmentId) is None

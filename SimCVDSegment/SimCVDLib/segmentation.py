@@ -42,6 +42,12 @@ def startSegmentation(
         the SegmentJob. Raises SimCVDError when it can't begin: nothing has changed then.
     """
     nodes.checkVolume(volumeNode)
+    if segmentationNode is not None and not nodes.isOfVoxels(segmentationNode):
+        raise SimCVDError(
+            _("The segmentation {name} is made of surfaces, not of voxels; choose another result or a new one.").format(
+                name=segmentationNode.GetName()
+            )
+        )
     card = load_card(modelFolder)
     roi = nodes.roiBounds(roiNode, volumeNode) if roiNode is not None else None
     job = SegmentJob(volumeNode, card, segmentationNode, onEvent)

@@ -94,9 +94,14 @@ def drawn(volumeNode, mask, segments=(SEGMENT,)):
 
 def asSurface(node):
     """Leave of a segmentation what one that was imported from a surface has; gives it back."""
+    withSurface(node).GetSegmentation().RemoveRepresentation(nodes.LABELMAP)
+    return node
+
+
+def withSurface(node):
+    """Make a segmentation one that was imported from a surface and got its voxels from that; gives it back."""
     node.CreateClosedSurfaceRepresentation()
     node.GetSegmentation().SetSourceRepresentationName(nodes.SURFACE)
-    node.GetSegmentation().RemoveRepresentation(nodes.LABELMAP)
     return node
 
 

@@ -21,6 +21,7 @@ from lib_scenes import (
     smallModel,
     waitFor,
     warp,
+    withSurface,
     world,
 )
 
@@ -275,6 +276,32 @@ def test_a_segmentation_is_exported_and_read_back_the_same(tmp_path):
         assert labels.array.sum() == ball().sum()
         assert exports.exportSegmentation(node, tmp_path, kind) == tmp_path / f"Drawn-2.{kind}"
     assert exports.exportSegmentation(node, tmp_path / "b.nii.gz", "nii.gz") == tmp_path / "b.nii.gz"
+
+
+def test_what_is_made_of_surfaces_is_neither_replaced_nor_written_as_voxels(model, tmp_path):
+    volume = brightBall()
+    node, identifier, _maps = drawn(volume, ball())
+    before = withSurface(node).GetClosedSurfaceInternalRepresentation(identifier).GetNumberOfPoints()
+    with pytest.raises(SimCVDError, match="Drawn is made of surfaces, not of voxels"):
+        segmentation.startSegmentation(volume, model, print, segmentationNode=node)
+    with pytest.raises(SimCVDError, match=r"made of surfaces: export it as \.stl"):
+        exports.exportSegmentation(node, tmp_path, "seg.nrrd")
+    assert node.GetClosedSurfaceInternalRepresentation(identifier).GetNumberOfPoints() == before
+    assert exports.exportSegmentation(node, tmp_path, "stl").stat().st_size > 1000
+    assert [path.name for path in tmp_path.iterdir()] == ["Drawn.stl"]
+
+
+def test_an_export_that_fails_leaves_no_file_and_says_so(tmp_path, monkeypatch):
+    node, _identifier, _maps = drawn(brightBall(), ball())
+
+    def fails(_node, path, **_more):  # as the application's own, which logs why and returns
+        Path(path).write_bytes(b"half of it")
+        return False
+
+    monkeypatch.setattr(slicer.util, "exportNode", fails)
+    with pytest.raises(SimCVDError, match="can't be written"):
+        exports.exportSegmentation(node, tmp_path, "seg.nrrd")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_surface_lies_where_the_segment_does_in_the_file(tmp_path):
