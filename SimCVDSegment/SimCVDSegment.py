@@ -52,6 +52,7 @@ EDIT_CONTROLS = (
     "removePointButton",
     "undoButton",
 )
+CHOSEN = ("output", "region", "reference", "result")  # nodes that nothing takes the place of when they are removed
 
 
 class SimCVDSegment(ScriptedLoadableModule):
@@ -179,9 +180,17 @@ class SimCVDSegmentWidget(Panel):
         for name in SECTIONS:  # opening a section shows all that is in it, also what is to be hidden
             getattr(ui, name + "CollapsibleButton").connect("contentsCollapsed(bool)", self.updateGui)
 
+    def enter(self):
+        """Called each time the module is shown."""
+        Panel.enter(self)
+        if self._corrections is not None:
+            self._corrections.wake()
+
     def exit(self):
         """Called each time the module is left: the panel no longer follows the scene; jobs go on."""
         self._stopPlacing()
+        if self._corrections is not None:
+            self._corrections.rest()
         self._disconnect()
 
     def cleanup(self):
@@ -207,13 +216,23 @@ class SimCVDSegmentWidget(Panel):
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def onNodeLeaves(self, _caller, _event, node):
-        """Once it has left, no segmentation says any more that it was its scan."""
-        if node.IsA("vtkMRMLScalarVolumeNode") and self._parameters is not None and not slicer.mrmlScene.IsClosing():
-            made = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
-            its = [one for one in made if one.GetNodeReference(GEOMETRY) is node]
-            if self._overlay is not None and self._volumeOf(self._parameters.result) is node:
-                its.append(self._parameters.result)
-            self._orphans.update(one.GetID() for one in its)
+        """Once it has left, no other may stand in for it."""
+        if self._parameters is None or slicer.mrmlScene.IsClosing():
+            return
+        if node.IsA("vtkMRMLScalarVolumeNode"):
+            self._noteOrphans(node)
+        for name in CHOSEN:
+            if getattr(self._parameters, name) is node:
+                setattr(self._parameters, name, None)  # before its selector slides to whatever comes next
+
+    def _noteOrphans(self, volume):
+        """Note the segmentations of a volume that leaves: they don't say any more that it was their scan."""
+        made = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
+        its = [one for one in made if one.GetNodeReference(GEOMETRY) is volume]
+        result = self._parameters.result
+        if self._overlay is not None and result is not None and self._volumeOf(result) is volume:
+            its.append(result)
+        self._orphans.update(one.GetID() for one in its)
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def onNodeRemoved(self, _caller, _event, node):
@@ -404,6 +423,8 @@ class SimCVDSegmentWidget(Panel):
         if self._refused and self.ui.statusLabel.text == self._refused:
             say("")
         self._refused = None
+        if not self.parent.isEntered:
+            self._corrections.rest()
         self._onCorrected()
 
     def _release(self):

@@ -58,11 +58,11 @@ class Corrections:
             raise SimCVDError(
                 _("The segmentation and the volume are under different transforms; put them under the same one.")
             )
-        if nodes.isSurface(segmentationNode, segmentId):
+        if not nodes.isOfVoxels(segmentationNode):
             raise SimCVDError(
-                _("The segment {name} is a surface; make it a labelmap in Segmentations to correct it.").format(
-                    name=segmentationNode.GetSegmentation().GetSegment(segmentId).GetName()
-                )
+                _(
+                    "The segment {name} is a surface; make Binary labelmap the source in Segmentations to correct it."
+                ).format(name=segmentationNode.GetSegmentation().GetSegment(segmentId).GetName())
             )
         self._segmentation = nodes.NodeReference(segmentationNode)
         self._segmentId = segmentId
@@ -78,6 +78,7 @@ class Corrections:
         self._undo = []
         self._order = []  # (inside, ID) of every point in the order of placing
         self._writing = False
+        self._resting = self._missed = False
         self._observed = []
         self._slots = []  # (timer, what it calls)
         self._soon = self._timer(self._onSoon)
@@ -156,9 +157,21 @@ class Corrections:
         self._remember(state)
         self._change(state)
 
+    def rest(self):
+        """From now on only note that the segment was edited elsewhere: its distance takes seconds on a large scan."""
+        self._resting = True
+        self._missed |= self._edited.isActive()
+        self._edited.stop()
+
+    def wake(self):
+        """Take in what was edited meanwhile, and follow again."""
+        self._resting = False
+        if self._missed:
+            self._edited.start(0)
+
     def close(self):
         """Stop following; what was done stays, and so do the points."""
-        if self._soon.isActive() and not self._edited.isActive():  # else it is what was edited that stays
+        if self._soon.isActive() and not self._wasEdited():  # else it is what was edited that stays
             self._onSoon()
         if self._surface.isActive():
             self._showSurface()
@@ -254,12 +267,17 @@ class Corrections:
 
     # --- edits from elsewhere
 
+    def _wasEdited(self):
+        """Whether there is an edit that was not taken in yet."""
+        return self._missed or self._edited.isActive()
+
     def _takeEdits(self):
-        if self._edited.isActive():
+        if self._wasEdited():
             self._onEdited()
 
     def _onEdited(self):
         self._edited.stop()
+        self._missed = False
         segmentation, volume = self._segmentation.get(), self._volume.get()
         if segmentation is None or volume is None or slicer.mrmlScene.IsClosing():
             return
@@ -385,10 +403,12 @@ class Corrections:
     def _onEvent(self, caller, _event):
         if slicer.mrmlScene.IsClosing() or self._writing:
             return
-        if caller.IsA("vtkSegmentation"):
-            self._edited.start(EDIT_AFTER_MS)
-        else:
+        if not caller.IsA("vtkSegmentation"):
             self._soon.start(0)
+        elif self._resting:
+            self._missed = True
+        else:
+            self._edited.start(EDIT_AFTER_MS)
 
     def _onSoon(self):
         try:

@@ -9,7 +9,7 @@ import pytest
 import slicer
 import slicer.util
 import vtk
-from lib_scenes import OTHER, SEGMENT, SHAPE, asSurface, ball, brightBall, drawn, shear, warp, world
+from lib_scenes import OTHER, SEGMENT, SHAPE, asSurface, ball, brightBall, drawn, shear, warp, withSurface, world
 
 import host
 from simcvd.errors import SimCVDError
@@ -96,11 +96,46 @@ def test_closed_corrections_are_held_by_nobody():
         gc.enable()
 
 
-def test_a_surface_is_refused_in_a_sentence():
+@pytest.mark.parametrize("imported", [asSurface, withSurface])
+def test_a_surface_is_refused_in_a_sentence(imported):
     volume = brightBall()
     node, identifier, found = drawn(volume, ball())
     with pytest.raises(SimCVDError, match="Left atrium is a surface"):
-        Corrections(asSurface(node), identifier, volume, found)
+        Corrections(imported(node), identifier, volume, found)
+
+
+def test_at_rest_edits_are_only_noted_until_the_panel_is_back():
+    edited = Edited(brightBall())
+    edited.set(offset=2.0)
+    edited.corrections.rest()
+    nodes.writeSegment(edited.node, edited.identifier, ball(radius=9.0), edited.volume)
+    told = edited.told
+    settleEdits()
+    assert edited.told == told and edited.corrections.settings["offset"] == 2.0
+    edited.corrections.wake()
+    settleEdits()
+    assert edited.told == told + 1 and edited.corrections.settings == DEFAULTS
+    assert np.array_equal(edited.mask(), ball(radius=9.0))
+    edited.corrections.close()
+
+
+def test_a_change_after_an_edit_that_was_noted_starts_from_the_edit():
+    edited = Edited(brightBall())
+    edited.corrections.rest()
+    painted = ball(radius=9.0)
+    nodes.writeSegment(edited.node, edited.identifier, painted, edited.volume)
+    grown = edited.set(offset=2.0)
+    assert painted.sum() < grown.sum() < ball().sum() and grown[painted].all()
+    edited.corrections.close()
+
+
+def test_an_edit_that_was_noted_stays_when_the_corrections_are_closed():
+    edited = Edited(brightBall())
+    edited.corrections.rest()
+    nodes.writeSegment(edited.node, edited.identifier, ball(radius=9.0), edited.volume)
+    edited.corrections.set(offset=2.0)
+    edited.corrections.close()
+    assert np.array_equal(edited.mask(), ball(radius=9.0))
 
 
 def test_an_offset_is_the_distance_map_cut_elsewhere_and_zero_is_what_was(edited):

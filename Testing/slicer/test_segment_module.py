@@ -546,6 +546,50 @@ class SegmentModuleTest(PanelTest):
         self.assertFalse(self.ui.offsetSlider.enabled)
         self.assertFalse(self.ui.insideButton.checked)
 
+    def test_nothing_takes_the_place_of_what_was_chosen_and_is_removed(self):
+        one, two = addScan("one"), addScan("two")
+        first, second = self.segment(one), self.segment(two)
+        self.ui.outputSelector.setCurrentNode(first)
+        self.ui.segmentSelector.setCurrentNode(first)
+        self.ui.referenceSelector.setCurrentNode(first)
+        regions = [slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode") for _ in range(2)]
+        self.ui.roiSelector.setCurrentNode(regions[0])
+        before = self.mask(second, two)
+        for node in (first, regions[0]):
+            slicer.mrmlScene.RemoveNode(node)
+        for name in ("output", "region", "reference", "result"):
+            self.assertIsNone(getattr(self.widget.logic.getParameterNode(), name), name)
+        self.assertIsNone(self.ui.outputSelector.currentNode())
+        self.assertIsNone(self.ui.roiSelector.currentNode())
+        self.segment(one)  # into a node of its own
+        self.assertTrue(np.array_equal(self.mask(second, two), before))
+
+    def test_a_scan_removed_after_its_segmentation_while_another_module_is_shown(self):
+        volume = addScan()
+        node = self.segment(volume)
+        self.representation.exit()
+        slicer.mrmlScene.RemoveNode(node)
+        slicer.mrmlScene.RemoveNode(volume)
+        self.representation.enter()
+        self.assertFalse(self.ui.offsetSlider.enabled)
+
+    def test_strokes_in_the_segment_editor_are_taken_in_when_the_panel_is_shown_again(self):
+        volume = addScan()
+        node = self.segment(volume)
+        self.ui.offsetSlider.value = 2.0
+        self.settle()
+        self.representation.exit()
+        from SimCVDLib import nodes
+
+        painted = ball(radius=9.0)
+        nodes.writeSegment(node, "Segment_1", painted, volume)
+        time.sleep(0.3)
+        self.settle()
+        self.assertEqual(self.ui.offsetSlider.value, 2.0)  # nothing is computed while somebody paints
+        self.representation.enter()
+        wait(lambda: self.ui.offsetSlider.value == 0)
+        self.assertTrue(np.array_equal(self.mask(node, volume), painted))
+
     def test_no_other_scan_stands_in_for_one_that_was_removed(self):
         volume, _other = addScan("one"), addScan("two")
         node = self.segment(volume)
