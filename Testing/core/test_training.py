@@ -23,6 +23,7 @@ from simcvd.images import read_volume
 from simcvd.network import VNet
 from simcvd.segmentation import Segmenter
 from simcvd.training import loop
+from simcvd.training.ahead import Ahead
 from simcvd.training.batch_norm import settle_batch_norm
 from simcvd.training.loop import Stopped, Trainer
 from simcvd.training.methods import METHODS
@@ -157,6 +158,32 @@ def test_the_teacher_labels_the_scans_also_where_the_student_becomes_the_model(t
     trainer._guess()
     assert all(case.label.all() for case in trainer.unlabelled)
     assert torch.equal(norm.running_mean, before)  # it is the teacher that is made ready for whole scans
+
+
+def test_crops_drawn_further_ahead_are_the_same_crops(tmp_path, monkeypatch):
+    settings = {"pretrain": 0.3, "pseudo": 0.5, "guess_every": 0.3}  # what is drawn depends on the last guesses
+    cases, weights_of = ball_cases(tmp_path / "cases"), []
+    for count in (1, 5):
+        run = small_run(tmp_path / f"run{count}", cases=cases, iterations=10, settings=settings)
+        monkeypatch.setattr(Trainer, "_drawn_ahead", lambda self, count=count: Ahead(self._crops, count))
+        train(run.path)
+        weights_of.append(weights(run.path))
+    assert_same_weights(*weights_of)
+
+
+def test_what_is_ahead_is_drawn_once_and_forgotten_when_told():
+    calls, version = [], 1
+
+    def draw(iteration):
+        calls.append(iteration)
+        return iteration, version
+
+    with Ahead(draw, 3) as ahead:
+        assert [ahead.take(n) for n in range(4)] == [(n, 1) for n in range(4)]
+        ahead.forget()
+        assert len(calls) == len(set(calls)) and max(calls) <= 6
+        version = 2
+        assert ahead.take(4) == (4, 2) and ahead.take(5) == (5, 2)
 
 
 def test_half_the_crops_are_drawn_once_unlabelled_ones_join(tmp_path):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -133,17 +132,13 @@ class _Probe(Trainer):
         length = int(settings["terms_every"]) if settings.get("guess_every") else 1
         self.iteration = int(progress * self.config["iterations"]) // length * length
         done, spent, begun = 0, 0.0, time.perf_counter()
-        with ThreadPoolExecutor(1) as drawer:
-            coming = drawer.submit(self._crops, self.iteration)
-            self._step(coming.result())
-            coming = drawer.submit(self._crops, self.iteration)
+        with self._drawn_ahead() as drawn:
+            self._step(drawn.take(self.iteration))
             # another round only if it is likely to end in time
             while not done or (time.perf_counter() - begun) + spent / done * length < budget:
                 for _ in range(length):
                     start = time.perf_counter()
-                    crops = coming.result()
-                    coming = drawer.submit(self._crops, self.iteration + 1)
-                    self._step(crops)
+                    self._step(drawn.take(self.iteration))
                     spent += time.perf_counter() - start
                     done += 1
                     tell(min(1.0, (time.perf_counter() - begun) / budget))
