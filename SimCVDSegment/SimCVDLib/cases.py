@@ -20,7 +20,8 @@ LABELLED, UNLABELLED, VALIDATION, OUT = "labelled", "unlabelled", "validation", 
 ROLES = (LABELLED, UNLABELLED, VALIDATION, OUT)
 FORMAT = 1
 
-LIST = "SimCVD.Cases"  # attribute of the text node that keeps the list with the scene
+LIST = "SimCVD.Cases"  # attribute of the text node that keeps the list with the scene: its format
+ROWS = "SimCVD.Cases.Rows"  # and the list; scenes of earlier versions have it in the text
 MAP = "SimCVD.Map.Kind"  # attribute of the volumes that SimCVDSegment makes
 COARSER, FINER = 2.0, 4.0  # than the model's spacing: what is finer loses nothing but may be of another kind
 CT_BELOW = -200  # an MR image has no such intensities, a CT has air
@@ -488,8 +489,6 @@ class CaseTable:
         node = _listNode() or slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTextNode", "SimCVD cases")
         node.SetAttribute(LIST, str(FORMAT))
         node.SetHideFromEditors(True)
-        # in the scene's own file: as a file of its own, that of another scene in the same folder would be replaced
-        node.SetForceCreateStorageNode(node.CreateStorageNodeNever)
         rows = []
         for row in self.rows:
             # references follow their nodes through another scene, IDs don't
@@ -498,14 +497,16 @@ class CaseTable:
             about = {"id": row.id, "name": row.name, "role": row.role, "segments": row.segmentIds}
             files = {"image": row.image and str(row.image), "label": row.label and str(row.label)}
             rows.append({**about, **files, "inScene": row._volume is not None})
-        node.SetText(json.dumps(rows))
+        # an attribute, as long texts become files of their own, which take the place of those of other scenes
+        node.SetAttribute(ROWS, json.dumps(rows))
+        node.SetText("")
 
     @classmethod
     def load(cls, onChange=lambda: None):
         """The list that the scene keeps, or an empty one."""
         table, node = cls(onChange), _listNode()
         try:
-            stored = json.loads(node.GetText() or "[]") if node else []
+            stored = json.loads(node.GetAttribute(ROWS) or node.GetText() or "[]") if node else []
             for about in stored:
                 row = CaseRow(about["id"], about["name"], image=about["image"], label=about["label"])
                 volume = node.GetNodeReference(f"{row.id}.volume")

@@ -98,7 +98,7 @@ class Reader(ast.NodeVisitor):
         name = dotted(node)
         if re.fullmatch(r"slicer\.\w+", name):
             self.checkSlicerNames(node, [node.attr])
-        if re.search(r"(?<!SetForceCreate)Storage(Node)?$", node.attr):  # that one only says when to make one
+        if re.search(r"Storage(Node)?$", node.attr):
             self.refuse(node, "a storage node made by hand may crash: leave files to slicer.util")
         if node.attr in GONE_IN_QT6:
             self.refuse(node, f"{node.attr} is gone in Qt 6")
