@@ -131,6 +131,7 @@ class SimCVDSegmentWidget(Panel):
         self._connectWidgets()
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneChanged)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartSaveEvent, self.onSceneStartSave)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneChanged)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAddedEvent, self.onNodeAdded)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAboutToBeRemovedEvent, self.onNodeLeaves)
@@ -204,6 +205,11 @@ class SimCVDSegmentWidget(Panel):
         """Nothing of the old scene is kept; jobs that are under way find out by themselves that it is gone."""
         self._stop()
         self._setParameters(None)
+
+    def onSceneStartSave(self, _caller, _event):
+        """What is saved of a segment's settings and points fits what it is."""
+        if self._corrections is not None:
+            self._corrections.takeEdits()
 
     def onSceneChanged(self, _caller, _event):
         if self.parent.isEntered:

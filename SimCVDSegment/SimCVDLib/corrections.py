@@ -58,12 +58,7 @@ class Corrections:
             raise SimCVDError(
                 _("The segmentation and the volume are under different transforms; put them under the same one.")
             )
-        if not nodes.isOfVoxels(segmentationNode):
-            raise SimCVDError(
-                _(
-                    "The segment {name} is a surface; make Binary labelmap the source in Segmentations to correct it."
-                ).format(name=segmentationNode.GetSegmentation().GetSegment(segmentId).GetName())
-            )
+        _checkVoxels(segmentationNode, segmentId)
         self._segmentation = nodes.NodeReference(segmentationNode)
         self._segmentId = segmentId
         self._volume = nodes.NodeReference(volumeNode)
@@ -140,7 +135,7 @@ class Corrections:
 
     def undo(self):
         """Take the last change back."""
-        self._takeEdits()
+        self.takeEdits()
         if self._undo:
             self._restore(self._undo.pop().before)
             self._change(self._state())
@@ -149,7 +144,7 @@ class Corrections:
     def apply(self):
         """Bring the segment in line with settings and points now; raises SimCVDError when it can't be edited."""
         self._soon.stop()
-        self._takeEdits()
+        self.takeEdits()
         self._sortPoints()
         state = self._state()
         if state == self._applied or (self._refinement is None and not self._open()):
@@ -163,6 +158,11 @@ class Corrections:
         self._missed |= self._edited.isActive()
         self._edited.stop()
 
+    def takeEdits(self):
+        """Take in now what was edited elsewhere, so that settings and points are those of the segment as it is."""
+        if self._wasEdited():
+            self._onEdited()
+
     def wake(self):
         """Take in what was edited meanwhile, and follow again."""
         self._resting = False
@@ -170,8 +170,10 @@ class Corrections:
             self._edited.start(0)
 
     def close(self):
-        """Stop following; what was done stays, and so do the points."""
-        if self._soon.isActive() and not self._wasEdited():  # else it is what was edited that stays
+        """Stop following; what was done stays, and so do the points, unless an edit from elsewhere came after them."""
+        edited, self._onChanged = self._wasEdited(), lambda: None
+        self.takeEdits()
+        if self._soon.isActive() and not edited:  # else it is what was edited that stays
             self._onSoon()
         if self._surface.isActive():
             self._showSurface()
@@ -256,6 +258,7 @@ class Corrections:
             raise SimCVDError(_("The segmentation or its volume is no longer in the scene; segment again."))
         if segmentation.GetSegmentation().GetSegment(self._segmentId) is None:
             raise SimCVDError(_("The segment was removed; choose another or segment again."))
+        _checkVoxels(segmentation, self._segmentId)  # they may have become surfaces since
         return segmentation, volume
 
     def _showSurface(self):
@@ -271,17 +274,13 @@ class Corrections:
         """Whether there is an edit that was not taken in yet."""
         return self._missed or self._edited.isActive()
 
-    def _takeEdits(self):
-        if self._wasEdited():
-            self._onEdited()
-
     def _onEdited(self):
         self._edited.stop()
         self._missed = False
         segmentation, volume = self._segmentation.get(), self._volume.get()
         if segmentation is None or volume is None or slicer.mrmlScene.IsClosing():
             return
-        if segmentation.GetSegmentation().GetSegment(self._segmentId) is None:
+        if segmentation.GetSegmentation().GetSegment(self._segmentId) is None or not nodes.isOfVoxels(segmentation):
             return
         if self._refinement is None:
             if self._open():  # the maps now fit what the segment is
@@ -424,6 +423,16 @@ def forget(segmentationNode, segmentId):
         points = _pointList(segmentationNode, segmentId, inside)
         if points is not None:
             slicer.mrmlScene.RemoveNode(points)
+
+
+def _checkVoxels(segmentationNode, segmentId):
+    """Raise SimCVDError for a segment whose voxels are derived: what is written into them is lost."""
+    if not nodes.isOfVoxels(segmentationNode):
+        raise SimCVDError(
+            _(
+                "The segment {name} is a surface; make Binary labelmap the source in Segmentations to correct it."
+            ).format(name=segmentationNode.GetSegmentation().GetSegment(segmentId).GetName())
+        )
 
 
 def _pointList(segmentationNode, segmentId, inside):

@@ -42,12 +42,8 @@ def startSegmentation(
         the SegmentJob. Raises SimCVDError when it can't begin: nothing has changed then.
     """
     nodes.checkVolume(volumeNode)
-    if segmentationNode is not None and not nodes.isOfVoxels(segmentationNode):
-        raise SimCVDError(
-            _("The segmentation {name} is made of surfaces, not of voxels; choose another result or a new one.").format(
-                name=segmentationNode.GetName()
-            )
-        )
+    if segmentationNode is not None:
+        _checkVoxels(segmentationNode)
     card = load_card(modelFolder)
     roi = nodes.roiBounds(roiNode, volumeNode) if roiNode is not None else None
     job = SegmentJob(volumeNode, card, segmentationNode, onEvent)
@@ -70,6 +66,16 @@ def startSegmentation(
         }
     )
     return job
+
+
+def _checkVoxels(segmentationNode):
+    """Raise SimCVDError for a segmentation into which no voxels can be written."""
+    if not nodes.isOfVoxels(segmentationNode):
+        raise SimCVDError(
+            _("The segmentation {name} is made of surfaces, not of voxels; choose another result or a new one.").format(
+                name=segmentationNode.GetName()
+            )
+        )
 
 
 def stageText(event):
@@ -167,6 +173,7 @@ class SegmentJob:
             # the fill hides the anatomy that the outline is judged by
             node.GetDisplayNode().SetOpacity2DFill(0.2)
         else:
+            _checkVoxels(node)  # they may have become surfaces since
             maps.removeNodes(node)
             nodes.adoptGeometry(node, volume)
         identifiers = []

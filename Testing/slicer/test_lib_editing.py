@@ -119,6 +119,37 @@ def test_at_rest_edits_are_only_noted_until_the_panel_is_back():
     edited.corrections.close()
 
 
+def test_a_segment_that_became_a_surface_meanwhile_is_left_alone():
+    told = []
+    edited = Edited(brightBall(), onError=told.append)
+    edited.set(offset=2.0)
+    surface = withSurface(edited.node).GetClosedSurfaceInternalRepresentation(edited.identifier)
+    edited.corrections.set(offset=3.0)
+    settle()
+    assert "is a surface" in told[-1]
+    assert edited.node.GetClosedSurfaceInternalRepresentation(edited.identifier) is surface
+    edited.corrections.close()
+
+
+@pytest.mark.parametrize("ending", ["close", "takeEdits"])
+def test_what_is_left_of_a_segment_edited_at_rest_fits_it(ending):
+    """Closed, as when another is chosen, or before the scene is saved."""
+    edited = Edited(brightBall())
+    edited.corrections.addPoint(world(edited.volume, OUTSIDE), True)
+    edited.set(offset=2.0)
+    edited.corrections.rest()
+    nodes.writeSegment(edited.node, edited.identifier, ball(radius=9.0), edited.volume)
+    getattr(edited.corrections, ending)()
+    again = Corrections(edited.node, edited.identifier, edited.volume, edited.maps)
+    assert again.settings == DEFAULTS
+    assert again.points(True).GetNumberOfControlPoints() == 0
+    again.set(offset=3.0)
+    again.apply()
+    assert again.settings["offset"] == 3.0 and edited.mask().sum() > ball(radius=9.0).sum()
+    for corrections in (again, edited.corrections):
+        corrections.close()
+
+
 def test_a_change_after_an_edit_that_was_noted_starts_from_the_edit():
     edited = Edited(brightBall())
     edited.corrections.rest()

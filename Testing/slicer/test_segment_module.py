@@ -573,6 +573,16 @@ class SegmentModuleTest(PanelTest):
         self.representation.enter()
         self.assertFalse(self.ui.offsetSlider.enabled)
 
+    def test_a_result_that_became_a_surface_while_it_was_computed_is_left_alone(self):
+        volume = addScan()
+        node = self.segment(volume)
+        self.ui.outputSelector.setCurrentNode(node)
+        self.ui.segmentButton.click()
+        node.CreateClosedSurfaceRepresentation()
+        node.GetSegmentation().SetSourceRepresentationName("Closed surface")
+        self.assertIn("made of surfaces, not of voxels", self.finish())
+        self.assertTrue(node.GetSegmentation().ContainsRepresentation("Closed surface"))
+
     def test_strokes_in_the_segment_editor_are_taken_in_when_the_panel_is_shown_again(self):
         volume = addScan()
         node = self.segment(volume)
