@@ -846,7 +846,7 @@ class SimCVDTrainLogic(ScriptedLoadableModuleLogic):
         Args:
             name: of the new model.
             model: name or folder of the model to start from; None trains from scratch.
-            minutes: how long; None is the published schedule of 6000 steps.
+            minutes: how long, unless the settings name iterations; None is the published schedule of 6000 steps.
             device: "auto", "cpu", "cuda" or "mps".
             method: one of METHODS.
             spacing: of the model's grid in mm, from scratch; a model that is started from keeps its own.
@@ -865,7 +865,9 @@ class SimCVDTrainLogic(ScriptedLoadableModuleLogic):
             raise SimCVDError(_("There is a model {name} already; give the new one another name.").format(name=name))
         described = {"name": name, "title": name}
         wishes = {"device": device, "seed": int(seed), "model": described}
-        if minutes:
+        if minutes and "iterations" in (settings or {}):
+            wishes["recipe"] = "short"  # so many steps of what the minutes would have been spent with
+        elif minutes:
             wishes["minutes"] = minutes
         if model:
             folder = find_model(model)

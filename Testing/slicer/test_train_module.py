@@ -657,6 +657,16 @@ class TrainModuleTest(PanelTest):
                 text = json.dumps(value, separators=(",", ":"))
                 self.assertEqual(settingsOf(f"{name}={text} lambda=0.25"), {name: value, "settings": {"lambda": 0.25}})
 
+    def test_iterations_in_the_line_of_settings_stand_above_the_duration(self):
+        from simcvd.training.setup import settle
+
+        self.addCases()
+        self.ui.durationComboBox.currentIndex = 1  # an hour
+        self.ui.settingsLineEdit.text = "iterations=12"
+        plan = self.widget._plan()
+        config = settle(plan["method"], plan["spacing"], plan.get("recipe"), plan["wishes"], 2)
+        self.assertEqual((config["iterations"], config["minutes"], config["recipe"]), (12, None, "short"))
+
     def test_a_script_trains_without_the_panel(self):
         from SimCVDLib import runs
         from SimCVDTrain import SimCVDTrainLogic, settingsOf
