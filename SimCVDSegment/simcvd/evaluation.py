@@ -84,7 +84,7 @@ def evaluate_pairs(
             progress(i, len(pairs), pair.case)
         truth = read_labels(pair.reference)
         guess, note = _onto(truth.geometry, read_labels(pair.prediction))
-        guess, renamed = _like(truth.array, guess)
+        truth.array, guess, renamed = _alike(truth.array, guess)
         found = compare_labels(truth.array, guess, truth.geometry.spacing, names)
         rows += [
             {"case": pair.case, **row, "note": "; ".join(filter(None, (note, renamed, row["note"]))) or None}
@@ -161,16 +161,16 @@ def _onto(geometry: Geometry, labels: Volume) -> tuple[np.ndarray, str | None]:
     return resample_labels(labels, geometry), "the prediction was resampled onto the reference's grid"
 
 
-def _like(truth: np.ndarray, guess: np.ndarray) -> tuple[np.ndarray, str | None]:
-    """The prediction, with the reference's value where both are masks and one of them has 255 for the inside.
+def _alike(truth: np.ndarray, guess: np.ndarray) -> tuple[np.ndarray, np.ndarray, str | None]:
+    """Both with 1 inside where each is a mask and one of them has 255 there; and a note on that.
 
-    Many programs write masks so, and a model that learned from them answers with 1. A note says what was done.
+    Many programs write masks so, and a model that learned from them answers with 1.
     """
     inside = [np.unique(labels[labels != 0]).tolist() for labels in (truth, guess)]
     if sorted(inside) != [[1], [MASK]]:
-        return guess, None
-    (theirs,), (ours,) = inside
-    return np.where(guess != 0, theirs, 0), f"the prediction's value {ours} was taken for the reference's {theirs}"
+        return truth, guess, None
+    whose = "reference" if inside[0] == [MASK] else "prediction"
+    return (truth != 0).astype(int), (guess != 0).astype(int), f"the {whose}'s value {MASK} was taken for 1"
 
 
 def _scans_beside(reference: Path) -> dict[str, Path]:

@@ -109,9 +109,9 @@ def test_an_empty_prediction_is_a_row_without_scores(folders, tmp_path):
 def test_a_mask_that_is_255_inside_is_scored_against_one_that_is_1_and_says_so(tmp_path, theirs, ours):
     save(tmp_path / "a.nrrd", ball(5) * theirs)
     save(tmp_path / "b.nrrd", ball(4) * ours)
-    (row,) = evaluate(tmp_path / "a.nrrd", tmp_path / "b.nrrd", None)
-    assert row["dice"] == compare(ball(5), ball(4), SPACING)["dice"]
-    assert f"value {ours} was taken for the reference's {theirs}" in row["note"]
+    (row,) = evaluate(tmp_path / "a.nrrd", tmp_path / "b.nrrd", None, names={1: "Left atrium"})
+    assert row["dice"] == compare(ball(5), ball(4), SPACING)["dice"] and row["label"] == "Left atrium"
+    assert f"the {'reference' if theirs == 255 else 'prediction'}'s value 255 was taken for 1" in row["note"]
 
 
 def test_other_values_are_other_structures(tmp_path):
