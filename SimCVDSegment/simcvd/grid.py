@@ -15,6 +15,7 @@ WAYS = ("LR", "PA", "SI")  # letters along the world's axes (LPS), forwards and 
 NORMALISATIONS = ("zscore", "zscore-filled")
 # spacings are compared at this relative precision: NIfTI keeps them as 32-bit floats
 _SPACING_TOLERANCE = 1e-5
+_WEIGHTS_TOLERANCE = 4e-6  # relative, of sums of 32-bit weights along three axes
 
 
 class ImageError(SimCVDError):
@@ -141,7 +142,11 @@ class Grid:
         if array.shape != self.source.shape:
             raise ValueError(f"array of shape {array.shape} for an image of shape {self.source.shape}")
         array = np.array(_turned(array, self.axes, self.flipped), dtype=np.float32, order="C")
-        return _resample(array, self._weights(smooth=True))
+        lowest = float(array.min())
+        array = _resample(array, self._weights(smooth=True))
+        # margins of the lowest value stay exactly that, though weights only nearly add up to one
+        array[array <= lowest + _WEIGHTS_TOLERANCE * abs(lowest)] = lowest
+        return array
 
     def forward_labels(self, labels: np.ndarray, n_classes: int) -> np.ndarray:
         """Labels 0..n_classes-1 (K, J, I) on the model's grid (k, j, i), uint8: the class of the largest share."""
@@ -226,15 +231,11 @@ def _resample(array: np.ndarray, matrices: list[np.ndarray | None]) -> np.ndarra
     """
     if all(matrix is None for matrix in matrices):
         return array
-    # counted from the lowest value, so that margins of it stay exactly that: weights only nearly add up to one
-    lowest = array.min()
-    array = array - lowest
     for matrix in matrices:
         shape = array.shape
         turned = array.reshape(shape[0], -1).T
         turned = np.ascontiguousarray(turned) if matrix is None else turned @ matrix.T
         array = turned.reshape(*shape[1:], -1)
-    array += lowest
     return array
 
 
