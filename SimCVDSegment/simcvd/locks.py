@@ -10,16 +10,21 @@ HELD = {errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK, errno.EDEADLK}  # what sy
 TRIES, WAIT_SECONDS = 4, 0.1
 
 
-def claim(file) -> None:
+def claim(file) -> bool:
     """Hold an open file until it is closed; raises BlockingIOError when another process has it.
 
-    It is tried for a moment, because whoever only looks (`is_claimed`) holds the file while looking. Where the file
-    system knows no locks, as on some clusters, nobody can hold a file, and nothing is held.
+    It is tried for a moment, because whoever only looks (`is_claimed`) holds the file while looking. False where the
+    file system knows no locks, as on some clusters: there nobody can hold a file, nor know who uses it.
     """
-    for _ in range(TRIES):
-        if not _is_held(file):
-            return
-        time.sleep(WAIT_SECONDS)
+    for attempt in range(TRIES):
+        try:
+            _claim(file)
+            return True
+        except OSError as error:
+            if error.errno not in HELD:
+                return False
+        if attempt < TRIES - 1:
+            time.sleep(WAIT_SECONDS)
     raise BlockingIOError(errno.EAGAIN, "another process has the file")
 
 
@@ -30,15 +35,10 @@ def is_claimed(path: str | os.PathLike) -> bool:
     except OSError:
         return False
     with file:
-        return _is_held(file)
-
-
-def _is_held(file) -> bool:
-    """Whether another process holds an open file, which from now on this one does otherwise."""
-    try:
-        _claim(file)
-    except OSError as error:
-        return error.errno in HELD
+        try:
+            _claim(file)
+        except OSError as error:
+            return error.errno in HELD
     return False
 
 

@@ -496,14 +496,19 @@ def test_a_recipe_can_be_wished_for_by_name(tmp_path):
 def test_planned_minutes_leave_room_for_every_picture(tmp_path, monkeypatch):
     """Without validation cases, too, the network is made ready and shown at every round."""
     cases = ball_cases(tmp_path / "cases", validation=0)
-    monkeypatch.setattr(Trainer, "_seconds_a_step", lambda self, progress: 0.1)
-    steps = []
-    for seconds in (0.0, 3.0):
-        monkeypatch.setattr(Trainer, "_seconds_to_measure", lambda self, seconds=seconds: seconds)
-        run = small_run(tmp_path / f"run{seconds}", "supervised", cases, minutes=1.0, validate_percent=10)
+    monkeypatch.setattr(Trainer, "_seconds_a_step", lambda self, budget: 0.1)
+    settle = Trainer._settle
+    monkeypatch.setattr(Trainer, "_settle", lambda self: (time.sleep(0.5), settle(self)))
+
+    def planned(name, **wishes):
+        run = small_run(tmp_path / name, "supervised", cases, minutes=1.0, **wishes)
         Trainer(run)._prepare()
-        steps.append(json.loads((run.path / "run.json").read_text())["iterations"])
-    assert steps == [600, 600 - 11 * 30]
+        return json.loads((run.path / "run.json").read_text())["iterations"]
+
+    seldom, often = planned("seldom", validate_percent=50), planned("often", validate_percent=10)
+    # eight times more, each half a second and the picture of a small ball
+    assert 8 * 5 <= seldom - often < 8 * 10
+    assert planned("folds", validate_percent=50, leave_one_out=True) == pytest.approx(seldom - 300, abs=10)
 
 
 def test_a_word_to_a_run_is_understood_in_any_encoding(tmp_path):
@@ -521,10 +526,11 @@ def test_a_folder_on_a_file_system_without_locks_can_be_trained_in(tmp_path, mon
         raise OSError(errno.ENOSYS, "not implemented")
 
     monkeypatch.setattr(locks, "_claim", unknown)
-    run = RunFolder(tmp_path, {})
-    run.lock()
-    assert not locks.is_claimed(tmp_path / "lock")
-    run.unlock()
+    run = small_run(tmp_path / "run", "supervised", iterations=1)
+    train(run.path)
+    assert not locks.is_claimed(run.path / "lock")
+    said = [e["message"] for e in read_events(run.path / "events.jsonl")[0] if e["event"] == "warning"]
+    assert "never train in it twice at once" in said[0] and names(run.path)[-1] == "done"
 
 
 def test_minutes_plan_the_schedule(tmp_path):

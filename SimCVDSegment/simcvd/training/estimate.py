@@ -79,7 +79,7 @@ def estimate(config: dict, cases: Sequence[Shape], tell: Tell = lambda fraction:
         # a schedule that the probe can't outrun; weights and their start make no step slower or quicker
         changes = {"patch": patch, "minutes": None, "from_model": None, "iterations": 10**6}
         probe = _Probe({**config, **changes}, cases)
-        per_step = probe.seconds_a_step(tell)
+        per_step = probe._seconds_a_step(SECONDS, tell)
         beside = probe.seconds_beside_steps(config)
         tell(1.0)
     finally:
@@ -113,36 +113,6 @@ class _Probe(Trainer):
         super().__init__(_Nowhere(config))
         self._shapes = {role: [c.voxels for c in cases if c.role == role] for role in ROLES}
         self._prepare()
-
-    def seconds_a_step(self, tell: Tell) -> float:
-        """Mean over the training, whose phases differ in what a step has to do."""
-        phases = self._phases()
-        budget = SECONDS / len(phases)
-        return sum(
-            share * self._pace(progress, budget, lambda f, i=i: tell((i + f) / (len(phases) + 1)))
-            for i, (share, progress) in enumerate(phases)
-        )
-
-    def _pace(self, progress: float, budget: float, tell: Tell) -> float:
-        """Seconds a step from this moment of the training on, crops drawn beside the steps as the loop does it.
-
-        The first step warms up; then come whole rounds of steps, where a method has more to do at every n-th.
-        """
-        settings = self.method.settings
-        length = int(settings["terms_every"]) if settings.get("guess_every") else 1
-        self.iteration = int(progress * self.config["iterations"]) // length * length
-        done, spent, begun = 0, 0.0, time.perf_counter()
-        with self._drawn_ahead() as drawn:
-            self._step(drawn.take(self.iteration))
-            # another round only if it is likely to end in time
-            while not done or (time.perf_counter() - begun) + spent / done * length < budget:
-                for _ in range(length):
-                    start = time.perf_counter()
-                    self._step(drawn.take(self.iteration))
-                    spent += time.perf_counter() - start
-                    done += 1
-                    tell(min(1.0, (time.perf_counter() - begun) / budget))
-        return spent / done
 
     def seconds_beside_steps(self, config: dict) -> float:
         """For validations, pictures and what the teacher labels, in a whole training."""

@@ -6,7 +6,6 @@ import contextlib
 import copy
 import os
 import signal
-import statistics
 import time
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -35,7 +34,7 @@ from .sampling import Crop, TrainingCase, TwoStreamSampler, random_crop
 from .setup import card_of
 from .validation import predict_cases, validate
 
-WARM_STEPS, PROBE_STEPS = 2, 4  # to know how long one takes
+PROBE_SECONDS, PROBE_SHARE = 10.0, 0.05  # of a planned training at most, to know how long a step takes
 MOST_DRAWERS = 8  # threads that draw crops for a GPU
 STEP_EVENT_SECONDS = 1.0  # a step event at most this often: small files, lively curves
 
@@ -67,8 +66,8 @@ class Trainer:
 
     def run(self) -> None:
         """Train to the end and write the model; raises Stopped, or TrainingError with one sentence."""
-        if self.main:
-            self.folder.lock()
+        if self.main and not self.folder.lock():
+            self._say("warning", message="The folder is where no file can be locked; never train in it twice at once.")
         previous = {s: signal.signal(s, self._interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
             self._prepare()
@@ -176,14 +175,14 @@ class Trainer:
         """Fit the schedule into the minutes given, from the speed of a few steps that are then undone."""
         kept = copy.deepcopy((self.method.state_dict(), self.optimiser.state_dict()))
         self.loss_of = self.method
-        per_step = sum(share * self._seconds_a_step(moment) for share, moment in self._phases())
-        measuring = self._seconds_to_measure() * measurings(self.config)
-        left = self.config["minutes"] * 60 - measuring - self._seconds_of_guesses()
+        seconds = self.config["minutes"] * 60
+        per_step = self._seconds_a_step(min(PROBE_SECONDS, PROBE_SHARE * seconds))
+        if self._leaves_out:
+            seconds /= 2  # the folds together take as long as the run
+        left = seconds - self._seconds_to_measure() * measurings(self.config) - self._seconds_of_guesses()
         self.iteration = 0
         self.method.load_state_dict(kept[0])
         self.optimiser.load_state_dict(kept[1])
-        if self._leaves_out:
-            left /= 2  # the folds together take as long as the run
         self.config["iterations"] = max(distributed.agreed(int(left / per_step)), 10)
         self.config["planned"] = True
         if self.main:
@@ -204,15 +203,35 @@ class Trainer:
         """Whether the unlabelled scans are to be labelled anew, which serves nobody where no crop is drawn of them."""
         return self._draws_unlabelled and self.method.guesses_due(iteration, of)
 
-    def _seconds_a_step(self, progress: float) -> float:
-        seconds = []
-        self.iteration = int(progress * self.config["iterations"])
-        period = int(self.config["settings"].get("terms_every", 1))  # with more to do at every n-th step, whole rounds
-        for _ in range(WARM_STEPS + -(-PROBE_STEPS // period) * period):
-            start = time.perf_counter()
-            self._step(self._crops(self.iteration))
-            seconds.append(time.perf_counter() - start)
-        return statistics.mean(seconds[WARM_STEPS:])
+    def _seconds_a_step(self, budget: float, tell: Callable[[float], None] = lambda fraction: None) -> float:
+        """Mean over the training, whose phases differ in what a step has to do, from steps that take about `budget`
+        seconds; `tell` is called with the share of them that is over."""
+        phases = self._phases()
+        return sum(
+            share * self._pace(progress, budget / len(phases), lambda f, i=i: tell((i + f) / len(phases)))
+            for i, (share, progress) in enumerate(phases)
+        )
+
+    def _pace(self, progress: float, budget: float, tell: Callable[[float], None]) -> float:
+        """Seconds a step from this moment of the training on, crops drawn beside the steps as the loop does it.
+
+        The first step warms up; then come whole rounds of steps, where a method has more to do at every n-th.
+        """
+        settings = self.method.settings
+        length = int(settings["terms_every"]) if settings.get("guess_every") else 1
+        self.iteration = int(progress * self.config["iterations"]) // length * length
+        done, spent, begun = 0, 0.0, time.perf_counter()
+        with self._drawn_ahead() as drawn:
+            self._step(drawn.take(self.iteration))
+            # another round only if it is likely to end in time
+            while not done or (time.perf_counter() - begun) + spent / done * length < budget:
+                for _ in range(length):
+                    start = time.perf_counter()
+                    float(self._step(drawn.take(self.iteration))["total"])  # a GPU is waited for
+                    spent += time.perf_counter() - start
+                    done += 1
+                    tell(min(1.0, (time.perf_counter() - begun) / budget))
+        return spent / done
 
     def _seconds_to_measure(self) -> float:
         start = time.perf_counter()

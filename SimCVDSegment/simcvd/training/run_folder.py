@@ -70,11 +70,14 @@ class RunFolder:
         """Write run.json anew, after a plan has changed."""
         write_json(self.path / "run.json", self.config)
 
-    def lock(self) -> None:
-        """Claim the folder for this process until it ends; raises TrainingError when another one has it."""
+    def lock(self) -> bool:
+        """Claim the folder for this process until it ends; raises TrainingError when another one has it.
+
+        False where the file system knows no locks, so that another one could be at work unseen.
+        """
         self._lock = open(self.path / "lock", "a+")  # noqa: SIM115 - held until the process ends
         try:
-            claim(self._lock)
+            held = claim(self._lock)
         except OSError:
             self.unlock()
             raise TrainingError(
@@ -84,6 +87,7 @@ class RunFolder:
         self._lock.truncate()
         self._lock.write(str(os.getpid()))
         self._lock.flush()
+        return held
 
     def unlock(self) -> None:
         """Give the folder back."""
