@@ -280,7 +280,8 @@ def keep(run: Run, folder: Path) -> None:
         temporary.write_text("".join(lines), encoding="utf-8")
     (target / SCORES).unlink(missing_ok=True)
     if (run.folder / SCORES).is_file():
-        write_json(target / SCORES, read_json(run.folder / SCORES))
+        # a report of `simcvd evaluate` tells in "meta" where its files are
+        write_json(target / SCORES, {k: v for k, v in read_json(run.folder / SCORES).items() if k != "meta"})
 
 
 def thinned(events: Sequence[dict]) -> list[dict]:
