@@ -51,6 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `simcvd models list | head`
         sys.stderr.close()
         return FAILED
+    except OSError as error:
+        place, reason = error.filename or "A file", error.strerror or error
+        return _complain(f"{place} can't be written or read ({reason}); choose another place or make room.", UNUSABLE)
     except Exception:
         traceback.print_exc()
         return _complain("unexpected error, please report it with the lines above", FAILED)

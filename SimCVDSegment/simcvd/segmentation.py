@@ -142,7 +142,7 @@ class Segmenter:
             ModelError: what the model gives are no numbers.
         """
         settings = settings or Settings()
-        _check(settings)
+        check(settings)
         told, clock = _Progress(progress), Clock()
         place = volume.geometry if settings.axes is None else with_axes(volume.geometry, settings.axes)
         grid = Grid.of(place, self.spacing)
@@ -361,7 +361,10 @@ def with_fallback(
         notes += [note] if note not in notes else []
 
 
-def _check(settings: Settings) -> None:
+def check(settings: Settings) -> None:
+    """Raise SegmentationError, or ImageError for the axes, where settings suit no scan."""
+    if settings.axes is not None:
+        with_axes(Geometry((1, 1, 1), (1.0, 1.0, 1.0)), settings.axes)
     if not math.isfinite(settings.offset):
         raise SegmentationError("The offset must be a number of millimetres.")
     if settings.memory_limit_mb is not None and not settings.memory_limit_mb > 0:

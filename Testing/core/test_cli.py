@@ -17,6 +17,7 @@ from training_runs import SMALL_HEAD, ball_cases
 from simcvd import models
 from simcvd.cases import write_cases
 from simcvd.cli import main
+from simcvd.commands import segment
 from simcvd.commands.console import Console
 from simcvd.commands.demo import Scale, tell
 from simcvd.commands.train import DESTINATION
@@ -209,6 +210,51 @@ def test_case_folders_are_segmented_by_name_and_own_results_passed_over(capsys):
     assert code == 0 and [s["name"] for s in said["scans"]] == ["new"]
 
 
+def test_scans_beside_case_folders_and_results_are_all_found(capsys):
+    save_tiny_model()
+    for name in ("a", "b"):
+        Path("cases", name).mkdir(parents=True)
+        save_scan(Path("cases") / name / "image.nrrd")
+    save_scan(Path("cases") / "single.nrrd")
+    for more in ([], ["--overwrite"]):  # the second time beside the results
+        assert main(["segment", "cases", "--model", "tiny", "--output", "cases", *more]) == 0
+        assert "3 of 3 scans segmented" in capsys.readouterr().out
+    assert {p.name for p in Path("cases").glob("*.seg.nrrd")} == {"a.seg.nrrd", "b.seg.nrrd", "single.seg.nrrd"}
+
+
+def test_ctrl_c_tells_what_is_done_what_failed_and_what_is_left(monkeypatch, capsys):
+    save_tiny_model()
+    Path("broken.nrrd").write_text("no image")
+    scans = ["broken.nrrd", "first.nrrd", "my scan.nrrd", "last.nrrd"]
+    for name in scans[1:]:
+        save_scan(name)
+
+    def stop_at(path):
+        if path.name == "my scan.nrrd":
+            raise KeyboardInterrupt
+        return read_volume(path)
+
+    monkeypatch.setattr(segment, "read_volume", stop_at)
+    assert main(["segment", *scans, "--model", "tiny", "--output", "out"]) == 130
+    said = capsys.readouterr().err
+    assert "broken failed" in said
+    assert "stopped; 1 of 4 scans are done; segment the others to go on: 'my scan.nrrd' last.nrrd" in said
+
+
+@pytest.mark.parametrize("command", ["evaluate", "train"])
+def test_a_place_that_can_not_be_written_is_one_sentence(command, capsys):
+    save_scan("a.nrrd")
+    write_volume("b.nrrd", np.eye(3, dtype=np.uint8)[None].repeat(3, 0), Geometry((3, 3, 3), (1.0, 1.0, 1.0)))
+    write_cases("cases.json", ball_cases(Path("balls")))
+    Path("file").write_text("in the way")
+    words = {
+        "evaluate": ["--reference", "b.nrrd", "--prediction", "b.nrrd"],
+        "train": ["cases.json", "--method", "supervised", "--iterations", "1", *SMALL[2:]],
+    }[command]
+    assert main([command, *words, "--output", "file/out"]) == 2
+    assert "choose another place or make room" in one_sentence(capsys)
+
+
 def test_half_a_result_is_not_left_behind(capsys):
     save_tiny_model()
     save_scan("scan.nrrd")
@@ -224,12 +270,13 @@ def test_half_a_result_is_not_left_behind(capsys):
         (["--model", "nobody"], "nobody"),
         (["--model", "tiny", "--roi", "5", "-5", "0", "1", "0", "1"], "rising"),
         (["--model", "tiny", "--offset", "nan"], "offset"),
+        (["--model", "tiny", "--axes", "XYZ"], "axes"),
     ],
 )
 def test_what_cannot_be_done_is_one_sentence(options, word, capsys):
     save_tiny_model()
     save_scan("scan.nrrd")
-    assert main(["segment", "scan.nrrd", "--output", "out", *options]) in (1, 2)
+    assert main(["segment", "scan.nrrd", "--output", "out", *options]) == 2
     assert word in capsys.readouterr().err
     assert not Path("out").exists()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -87,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.overwrite:
         refuse_existing(file for files in outputs.values() for file in files.values())
 
-    from ..segmentation import Segmenter, Settings
+    from ..segmentation import Segmenter, Settings, check
 
     segmenter = Segmenter(model, args.device)
     roi = tuple(args.roi) if args.roi else None
@@ -100,12 +101,19 @@ def run(args: argparse.Namespace) -> int:
         roi=roi,
         axes=args.axes,
     )
+    check(settings)
+    args.output.mkdir(parents=True, exist_ok=True)
     done, failed = segment_scans(segmenter, scans, outputs, settings, console)
     console.result({"model": card["name"], "scans": done, "failed": failed})
-    console.say(f"{len(done)} of {len(scans)} scans segmented; the results are in {args.output}.")
+    where = f"; the results are in {args.output}" if done else ""
+    console.say(f"{len(done)} of {len(scans)} scans segmented{where}.")
+    _tell_failed(failed, console)
+    return 1 if failed else 0
+
+
+def _tell_failed(failed: Sequence[dict], console: Console) -> None:
     for failure in failed:
         console.warn(f"{failure['name']} failed: {failure['reason']}")
-    return 1 if failed else 0
 
 
 def segment_scans(
@@ -129,8 +137,12 @@ def segment_scans(
             failed.append({"name": name, "input": str(path), "reason": str(error) or type(error).__name__})
             continue
         except KeyboardInterrupt:
-            left = " ".join(str(p) for _, p in scans[i:])
-            raise Interrupted(f"{i} of {len(scans)} scans are done; segment the others to go on: {left}") from None
+            console.finish()
+            _tell_failed(failed, console)
+            left = shlex.join(str(p) for _, p in scans[i:])
+            raise Interrupted(
+                f"{len(done)} of {len(scans)} scans are done; segment the others to go on: {left}"
+            ) from None
         report = _report(name, path, result, outputs[name], segmenter.card)
         done.append(report)
         console.say(_line(report))
@@ -209,14 +221,12 @@ def _scans_at(path: Path) -> list[Path]:
         return [path]
     entries = sorted(p for p in path.iterdir() if not p.name.startswith("."))
     files = [p for p in entries if p.is_file() and p.name.lower().endswith(SUFFIXES)]
-    if files:
-        # a case's own folder: its label is no scan
-        scans = [p for p in files if image_name(p) == "image"] or [p for p in files if not _is_result(p)]
-        if not scans:
-            raise ImageError(f"{path} holds only results of simcvd and no scan; give the folder of the scans.")
-        return scans
-    inside = [f for p in entries if p.is_dir() for f in sorted(p.glob("image.*")) if image_name(f) == "image"]
-    return inside or [path]
+    # in a case's own folder its label is no scan
+    scans = [p for p in files if image_name(p) == "image"] or [p for p in files if not _is_result(p)]
+    scans += [f for p in entries if p.is_dir() for f in sorted(p.glob("image.*")) if image_name(f) == "image"]
+    if files and not scans:
+        raise ImageError(f"{path} holds only results of simcvd and no scan; give the folder of the scans.")
+    return scans or [path]
 
 
 def _is_result(path: Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import time
 from pathlib import Path
 
@@ -239,7 +240,7 @@ def prepare(folder: Path, console: Console) -> None:
     try:
         make_run(folder, Narrator(console, folder))
     except (PreparationStopped, KeyboardInterrupt):
-        raise Interrupted(f"what is prepared is kept; go on with: simcvd train {folder}") from None
+        raise Interrupted(f"what is prepared is kept; go on with: {_going_on(folder)}") from None
     finally:
         console.finish()
 
@@ -275,7 +276,7 @@ def train(folder: Path, console: Console) -> None:
     try:
         Trainer(RunFolder(folder), Narrator(console, folder)).run()
     except Stopped:
-        raise Interrupted(f"the run is saved; go on with: simcvd train {folder}") from None
+        raise Interrupted(f"the run is saved; go on with: {_going_on(folder)}") from None
     finally:
         console.finish()
 
@@ -438,7 +439,11 @@ def _wait_for(folder: Path) -> None:
         time.sleep(WAIT_SECONDS)
 
 
+def _going_on(folder: Path) -> str:
+    return shlex.join(["simcvd", "train", str(folder)])
+
+
 def _figures(e: dict) -> str:
     units = {"dice": "Dice {:.1f} %", "hd95": "95HD {:.1f} mm", "asd": "ASD {:.2f} mm"}
     said = [text.format(e[key]) for key, text in units.items() if e.get(key) is not None]
-    return ", ".join(said) + (f", {e['empty']} empty" if e.get("empty") else "")
+    return ", ".join(said + ([f"{e['empty']} empty"] if e.get("empty") else []))
