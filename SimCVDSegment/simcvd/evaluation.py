@@ -52,12 +52,19 @@ def evaluate(
     report lists those too. Raises EvaluationError when nothing matches or a report is already there and `overwrite` is
     not set, and ImageError for files that cannot be read.
     """
-    if output is not None and not overwrite:
-        _refuse_existing(Path(output))
+    if output is not None:
+        if not overwrite:
+            _refuse_existing(Path(output))
+        Path(output).mkdir(parents=True, exist_ok=True)  # told before all is scored where that can't be
     matched, notes = match_cases(Path(reference), Path(prediction))
     for note in notes if warn else ():
         warn(note)
-    backgrounds = _files(Path(images), "image") if images else _scans_beside(Path(reference))
+    if images is None:
+        backgrounds = _scans_beside(Path(reference))
+    elif Path(images).is_file() and len(matched) == 1:
+        backgrounds = {matched[0][0]: Path(images)}  # the scan of the only case, whatever its name
+    else:
+        backgrounds = _files(Path(images), "image")
     pairs = [Pair(*files, backgrounds.get(files[0])) for files in matched]
     about = {"Reference": str(reference), "Prediction": str(prediction)}
     return evaluate_pairs(pairs, output, names, progress, about, notes)
@@ -158,7 +165,10 @@ def _onto(geometry: Geometry, labels: Volume) -> tuple[np.ndarray, str | None]:
     """The labels as an array on a grid, and a note where they had to be brought there."""
     if same_geometry(geometry, labels.geometry):
         return labels.array, None
-    return resample_labels(labels, geometry), "the prediction was resampled onto the reference's grid"
+    moved = resample_labels(labels, geometry)
+    if labels.array.any() and not moved.any():
+        return moved, "the prediction lies outside the reference's grid; check that the two belong together"
+    return moved, "the prediction was resampled onto the reference's grid"
 
 
 def _alike(truth: np.ndarray, guess: np.ndarray) -> tuple[np.ndarray, np.ndarray, str | None]:
@@ -207,6 +217,12 @@ def _write_report(output: Path, rows, pictures, about: Mapping[str, str], notes:
         "Written": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "notes": list(notes),
     }
-    write_csv(output / "report.csv", rows)
-    write_json_report(output / "report.json", rows, meta)
-    write_html(output / "report.html", rows, meta, pictures)
+    new = [output / name for name in REPORT_FILES if not (output / name).exists()]
+    try:
+        write_csv(output / "report.csv", rows)
+        write_json_report(output / "report.json", rows, meta)
+        write_html(output / "report.html", rows, meta, pictures)
+    except BaseException:  # a part of a report would stand in the way of the next attempt
+        for path in new:
+            path.unlink(missing_ok=True)
+        raise

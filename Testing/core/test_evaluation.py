@@ -121,6 +121,30 @@ def test_other_values_are_other_structures(tmp_path):
     assert len(rows) == 2 and all(row["dice"] is None for row in rows)
 
 
+def test_a_prediction_that_lies_elsewhere_is_not_called_empty(folders):
+    save(folders[1] / "far.seg.nrrd", ball(5), origin=(900.0, 900.0, 900.0))
+    (row,) = evaluate(folders[0] / "c1" / "label.nrrd", folders[1] / "far.seg.nrrd", None)
+    assert row["dice"] is None and "lies outside the reference's grid" in row["note"]
+
+
+def test_the_scan_of_a_single_pair_may_have_any_name(folders, tmp_path):
+    pair = folders[0] / "c1" / "label.nrrd", folders[1] / "c1.seg.nrrd"
+    evaluate(*pair, tmp_path / "grey")
+    evaluate(*pair, tmp_path / "seen", images=folders[0] / "c1" / "image.nrrd")
+    sizes = [(tmp_path / name / "report.html").stat().st_size for name in ("grey", "seen")]
+    assert sizes[1] > 1.1 * sizes[0]
+
+
+def test_a_report_that_can_not_be_written_leaves_no_part_of_it(folders, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("simcvd.evaluation.write_html", full)
+    with pytest.raises(OSError):
+        evaluate(*folders, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def test_a_report_is_replaced_only_when_allowed(folders, tmp_path):
     out = tmp_path / "out"
     evaluate(*folders, out)
