@@ -16,6 +16,7 @@ import numpy as np
 
 from simcvd.errors import SimCVDError
 from simcvd.files import atomic_path, read_json, sha256, write_json
+from simcvd.grid import ImageError
 
 ROLES = ("labelled", "unlabelled", "validation")
 FORMAT = 1
@@ -183,7 +184,10 @@ def prepare_case(
     spacing = tuple(float(s) for s in spacing)
     path = Path(cache_dir) / f"{case.id}-{_key(case, spacing, n_classes, normalisation)}.npz"
     if not path.is_file():
-        arrays = _prepare(case, spacing, n_classes, normalisation)
+        try:
+            arrays = _prepare(case, spacing, n_classes, normalisation)
+        except ImageError as error:
+            raise CaseError(f"Case {case.id}: {error}") from error
         with atomic_path(path) as temporary, open(temporary, "wb") as f:
             np.savez(f, **arrays)
     return path
@@ -209,7 +213,7 @@ def load_prepared(path: str | os.PathLike) -> dict:
         if "image" not in prepared:
             raise KeyError("image")
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
-        raise CaseError(f"The prepared case {path} can't be read ({e}); delete it and it is made anew.") from e
+        raise CaseError(f"The prepared case {path} can't be read ({e}); restore it, or make a new run.") from e
     return prepared
 
 

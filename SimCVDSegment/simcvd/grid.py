@@ -122,10 +122,18 @@ class Grid:
 
     @classmethod
     def of(cls, geometry: Geometry, spacing, max_voxels: int = MAX_VOXELS) -> Grid:
-        """The grid of `spacing` (mm, along L, P, S) for an image; ImageError when it would pass `max_voxels`."""
+        """The grid of `spacing` (mm, along L, P, S) for an image.
+
+        Raises ImageError when it would pass `max_voxels`, or the image is less than half a voxel of it.
+        """
         spacing = tuple(float(s) for s in spacing)
         axes, flipped, matrix = _nearest_lps(np.reshape(geometry.direction, (3, 3)))
         extent = [geometry.size[a] * geometry.spacing[a] for a in axes]
+        if all(e < s / 2 for e, s in zip(extent, spacing, strict=True)):
+            raise ImageError(
+                f"The image covers {'x'.join(f'{e:.2g}' for e in extent)} mm, less than half a voxel of the model's "
+                "grid; correct the spacing in its header or choose another grid."
+            )
         size = tuple(max(1, round(round(e / s, 6))) for e, s in zip(extent, spacing, strict=True))
         if math.prod(size) > max_voxels:
             raise ImageError(

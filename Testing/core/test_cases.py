@@ -303,10 +303,10 @@ class TestPrepare:
     def test_unreadable_prepared_cases(self, tmp_path):
         path = prepare(make_case(tmp_path), tmp_path / "cache")
         path.write_bytes(path.read_bytes()[:-200])
-        with pytest.raises(CaseError, match="delete it"):
+        with pytest.raises(CaseError, match="restore it, or make a new run"):
             load_prepared(path)
         np.savez(path, image=np.zeros(3))
-        with pytest.raises(CaseError, match="delete it"):
+        with pytest.raises(CaseError, match="restore it, or make a new run"):
             load_prepared(path)
         with pytest.raises(CaseError, match="can't be read"):
             load_prepared(tmp_path / "none.npz")

@@ -468,6 +468,25 @@ def test_damaged_checkpoint_and_foreign_checkpoint(tmp_path):
         train(folder)
 
 
+@pytest.mark.parametrize(
+    "change, words",
+    [(lambda c: c["optimiser"].update(lr="x"), "lr must be a number"), (lambda c: c.pop("device"), "lacks device")],
+)
+def test_a_run_that_was_changed_by_hand_is_checked(tmp_path, change, words):
+    run = small_run(tmp_path / "run")
+    change(run.config)
+    write_json(run.path / "run.json", run.config)
+    with pytest.raises(TrainingError, match=words):
+        train(run.path)
+
+
+def test_minutes_that_hold_hardly_a_step_are_warned_of(tmp_path):
+    run = small_run(tmp_path / "run", "supervised", minutes=1e-4)
+    train(run.path)
+    said = [e["message"] for e in read_events(run.path / "events.jsonl")[0] if e["event"] == "warning"]
+    assert any("10 steps don't fit into 0.0001 minutes" in sentence for sentence in said)
+
+
 def test_folder_without_a_run_and_with_a_damaged_one(tmp_path):
     with pytest.raises(TrainingError, match=r"no run\.json"):
         RunFolder(tmp_path)

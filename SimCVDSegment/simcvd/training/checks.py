@@ -64,13 +64,13 @@ OPTIMISER = {
 
 
 def check_values(config: dict) -> None:
-    """Raise TrainingError, one sentence, for the first value that can't be."""
+    """Raise TrainingError, one sentence, for the first value that can't be; keys of later versions may be missing."""
     unknown = sorted(set(config["optimiser"]) - set(OPTIMISER))
     if unknown:
         raise TrainingError(f"The optimiser has no setting {unknown[0]!r}; it has {', '.join(OPTIMISER)}.")
     for rules, values in ((RUN, config), (OPTIMISER, config["optimiser"])):
         for key, (fits, rule) in rules.items():
-            if not fits(values[key]):
+            if key in values and not fits(values[key]):
                 raise TrainingError(f"The setting {key} must be {rule}, not {values[key]!r}.")
     if config["optimiser"]["schedule"] == "step" and not config["optimiser"]["step_every"]:
         raise TrainingError("The step schedule needs step_every, the iterations between two steps.")

@@ -14,7 +14,7 @@ from ..cases import ROLES, Case, count_classes, load_prepared
 from ..grid import Geometry, Grid
 from ..images import read_geometry
 from ..metrics import compare
-from .loop import Trainer, measurings
+from .loop import FEWEST_STEPS, Trainer, measurings
 from .recipes import default_patch
 from .run_folder import RunFolder
 from .sampling import TrainingCase, TwoStreamSampler
@@ -23,7 +23,6 @@ from .validation import predict_cases
 
 SECONDS = 10.0  # for the steps; at least one round of them is made, however long it takes
 MINUTES = (10, 60, 480)
-FEWEST_STEPS = 10  # as a training plans them
 
 Tell = Callable[[float], None]
 

@@ -25,6 +25,7 @@ from ..pictures import slice_picture
 from . import distributed
 from .ahead import Ahead
 from .batch_norm import settle_batch_norm
+from .checks import check_values
 from .folds import HOW, leave_one_out
 from .methods import Batch, make_method
 from .methods.staged import FINE_TUNING
@@ -34,6 +35,7 @@ from .sampling import Crop, TrainingCase, TwoStreamSampler, random_crop
 from .setup import card_of
 from .validation import predict_cases, validate
 
+FEWEST_STEPS = 10  # of a training that is planned in minutes
 PROBE_SECONDS, PROBE_SHARE = 10.0, 0.05  # of a planned training at most, to know how long a step takes
 MOST_DRAWERS = 8  # threads that draw crops for a GPU
 STEP_EVENT_SECONDS = 1.0  # a step event at most this often: small files, lively curves
@@ -54,6 +56,7 @@ class Trainer:
     def __init__(self, folder: RunFolder, on_event: Callable[[dict], None] | None = None):
         self.folder = folder
         self.config = folder.config
+        check_values(self.config)  # users are told to change it
         self.device = distributed.start(torch.device(devices.choose_device(self.config["device"])))
         self.main = distributed.rank() == 0
         self.on_event = on_event or (lambda event: None)
@@ -183,7 +186,13 @@ class Trainer:
         self.iteration = 0
         self.method.load_state_dict(kept[0])
         self.optimiser.load_state_dict(kept[1])
-        self.config["iterations"] = max(distributed.agreed(int(left / per_step)), 10)
+        fitting = distributed.agreed(int(left / per_step))
+        if fitting < FEWEST_STEPS:
+            sentence = (
+                f"{FEWEST_STEPS} steps don't fit into {self.config['minutes']:g} minutes; they are done all the same."
+            )
+            self.config["warnings"] = [*self.config["warnings"], sentence]
+        self.config["iterations"] = max(fitting, FEWEST_STEPS)
         self.config["planned"] = True
         if self.main:
             self.folder.save_config()

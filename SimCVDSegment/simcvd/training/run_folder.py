@@ -32,6 +32,10 @@ class TrainingError(SimCVDError):
     """A training that can't start or go on, and what to do about it."""
 
 
+# what every version's run.json holds
+NEEDED = ("method", "cases", "settings", "optimiser", "iterations", "batch", "patch", "spacing", "network", "device")
+
+
 class RunFolder:
     """The files of one training; raises TrainingError when run.json is missing or unreadable.
 
@@ -56,6 +60,9 @@ class RunFolder:
             raise TrainingError(f"{self.path} is no run folder: it has no run.json; start with simcvd train.") from None
         except ValueError as error:
             raise TrainingError(f"{self.path / 'run.json'} is damaged ({error}); restore it or start anew.") from None
+        missing = [key for key in NEEDED if key not in self.config] if isinstance(self.config, dict) else NEEDED
+        if missing:
+            raise TrainingError(f"{self.path / 'run.json'} lacks {missing[0]}; restore it or start anew.")
 
     @classmethod
     def create(cls, path: str | os.PathLike, config: dict) -> RunFolder:
