@@ -205,7 +205,7 @@ def _refuse_existing(output: Path) -> None:
     there = [name for name in REPORT_FILES if (output / name).exists()]
     if there:
         raise EvaluationError(
-            f"{output} already holds a report ({', '.join(there)}); choose another output folder or allow overwriting."
+            f"{output} already holds a report ({', '.join(there)}); choose another --output or add --overwrite."
         )
 
 

@@ -633,6 +633,7 @@ def test_unknown_settings_are_refused_before_anything_is_made(tmp_path):
         ({"settings": {"guess_every": 0.1}}, "guess_every needs pseudo"),
         ({"settings": {"terms_every": 0}}, "terms_every is a whole number"),
         ({"batch": [1, 1]}, "too little for batch norm"),
+        ({"patch": [16, 16, 512]}, "crop of 512 voxels is far larger than the largest case, 32 along"),
         ({"model": {"name": "no good name"}}, "description of the model has no usable name"),
         ({"network": {"filters": 3}}, "not filters 3"),
         ({"minutes": 5, "iterations": 6}, "some minutes or for some iterations"),

@@ -34,6 +34,7 @@ COMMON = {
     "normalisation": None,
     "warnings": [],
 }
+FAR_LARGER, LARGE_PATCH = 3, 64  # times the largest case; voxels that any computer pads to
 NOTED = {"planned", "from_model_name", "warnings"}  # what a training itself writes down, and nobody can wish for
 
 
@@ -78,6 +79,7 @@ def create_run(
             warnings.append(f"{case.id}: The label is empty.")
     if config["patch"] is None:
         config["patch"] = default_patch([content["image"].shape for content in loaded], config["spacing"])
+    _check_patch(config["patch"], [content["image"].shape for content in loaded])
     warnings += _notes_on_slabs(config)
     _check_batch(config, any(case.role == "unlabelled" for case in cases))
     config["cases"] = [
@@ -198,6 +200,16 @@ def _check_batch(config: dict, has_unlabelled: bool) -> None:
         raise TrainingError(
             "One crop of 16 voxels a side is too little for batch norm; take a larger --patch or --batch."
         )
+
+
+def _check_patch(patch: Sequence[int], shapes: Sequence[Sequence[int]]) -> None:
+    """Raise TrainingError for crops so much larger than every case that padding would only eat the memory."""
+    for side, largest in zip(patch, map(max, zip(*shapes, strict=True)), strict=True):
+        if side > max(FAR_LARGER * largest, LARGE_PATCH):
+            raise TrainingError(
+                f"A crop of {side} voxels is far larger than the largest case, {largest} along that side; take a "
+                "smaller --patch."
+            )
 
 
 def _notes_on_slabs(config: dict) -> list[str]:
