@@ -5,6 +5,7 @@ Importing it puts the source tree's simcvd on the path.
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import os
 import platform
@@ -94,6 +95,16 @@ def case_folders(data: Path) -> list[Path]:
     if not found:
         raise SystemExit(f"{data} holds no <case>/image.nrrd with a label.nrrd beside it; give such a folder.")
     return found
+
+
+def parser_of_model_and_cases(description: str) -> argparse.ArgumentParser:
+    """The options of a benchmark that looks at a model on the last cases of a folder."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="name of a model or its folder")
+    parser.add_argument("data", type=Path, help="folder of cases")
+    parser.add_argument("--cases", type=int, default=10, metavar="N", help="how many, the last of the folder")
+    parser.add_argument("--output", type=Path)
+    return parser
 
 
 def average(numbers: Iterable[float | None]) -> float | None:

@@ -8,14 +8,12 @@ DATA is laid out like la: <case>/{image,label}.nrrd; the last N cases are taken.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 from changes import Scan
-from common import average, case_folders, machine, publish, shown, table
+from common import average, case_folders, machine, parser_of_model_and_cases, publish, shown, table
 from scipy import ndimage
 
 from simcvd.grid import Grid, normalise
@@ -193,12 +191,7 @@ def page(segmenter: Segmenter, cases: Sequence[dict]) -> list[str]:
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="name of a model or its folder")
-    parser.add_argument("data", type=Path, help="folder of cases")
-    parser.add_argument("--cases", type=int, default=10, metavar="N", help="how many, the last of the folder")
-    parser.add_argument("--output", type=Path)
-    arguments = parser.parse_args(words)
+    arguments = parser_of_model_and_cases(__doc__).parse_args(words)
     segmenter, cases = Segmenter(arguments.model, "cpu"), []
     for folder in case_folders(arguments.data)[-max(arguments.cases, 1) :]:
         print(folder.name, file=sys.stderr, flush=True)

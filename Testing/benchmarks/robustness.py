@@ -12,7 +12,6 @@ import argparse
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from changes import (
@@ -34,7 +33,7 @@ from changes import (
     with_gamma,
     with_noise,
 )
-from common import NOTHING, average, case_folders, dice_of, machine, publish, shown, table
+from common import NOTHING, average, case_folders, dice_of, machine, parser_of_model_and_cases, publish, shown, table
 
 from simcvd.grid import same_geometry
 from simcvd.metrics import compare
@@ -170,16 +169,12 @@ def page(segmenter: Segmenter, cases: Sequence[dict[str, dict]], chest: dict[str
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="name of a model or its folder")
-    parser.add_argument("data", type=Path, help="folder of cases")
-    parser.add_argument("--cases", type=int, default=10, metavar="N", help="how many, the last of the folder")
+    parser = parser_of_model_and_cases(__doc__)
     parser.add_argument(
         "--largest",
         action=argparse.BooleanOptionalAction,
         help="keep only the largest part (default: as the card says)",
     )
-    parser.add_argument("--output", type=Path)
     arguments = parser.parse_args(words)
     segmenter = Segmenter(arguments.model, "cpu")
     largest = segmenter.card.get("largest", False) if arguments.largest is None else arguments.largest
