@@ -197,6 +197,13 @@ def test_wrong_settings_are_refused_with_a_sentence(settings, words):
         make_method("simcvd", VNet(n_filters=2), settings)
 
 
+@pytest.mark.parametrize("method", METHODS.values())
+def test_settings_are_explained_and_those_that_need_others_exist(method):
+    assert set(method.meanings) == set(method.defaults)
+    assert {*method.needs, *method.needs.values()} <= set(method.defaults)
+    assert method.idle(method.defaults, method.checked({})) in ({}, {"pseudo": ["mix"], "guess_every": ["terms_every"]})
+
+
 def test_unknown_method_is_refused_with_the_names_there_are():
     with pytest.raises(MethodError, match="supervised, mean_teacher, simcvd"):
         make_method("magic", VNet(n_filters=2), {})

@@ -633,6 +633,7 @@ def test_unknown_settings_are_refused_before_anything_is_made(tmp_path):
         ({"settings": {"guess_every": 0.1}}, "guess_every needs pseudo"),
         ({"settings": {"terms_every": 0}}, "terms_every is a whole number"),
         ({"batch": [1, 1]}, "too little for batch norm"),
+        ({"settings": {"halve": True}}, "too little for batch norm"),
         ({"patch": [16, 16, 512]}, "crop of 512 voxels is far larger than the largest case, 32 along"),
         ({"model": {"name": "no good name"}}, "description of the model has no usable name"),
         ({"network": {"filters": 3}}, "not filters 3"),
@@ -645,6 +646,34 @@ def test_impossible_settings_are_refused_with_a_sentence(tmp_path, wishes, words
     with pytest.raises(SimCVDError, match=words):
         small_run(tmp_path / "run", **wishes)
     assert not (tmp_path / "run" / "run.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("wishes", "notes"),
+    [
+        (
+            {"settings": {"mix": True, "pseudo_largest": True}},
+            ["Settings mix and pseudo_largest do nothing while pseudo"],
+        ),
+        ({"settings": {"terms_every": 4}}, ["Setting terms_every does nothing while guess_every is off."]),
+        (
+            {"optimiser": {"kind": "adamw", "momentum": 0.5}},
+            ["Setting momentum does nothing with the optimiser adamw."],
+        ),
+        (
+            {"optimiser": {"schedule": "poly", "step_every": 5}},
+            ["Setting step_every does nothing with the schedule poly."],
+        ),
+        (
+            {"batch": [2, 0]},
+            ["A step takes no unlabelled crop (--batch), so simcvd trains as the supervised one does."],
+        ),
+        ({"settings": {"mix": False, "pd_reduction": "sum"}, "optimiser": {"momentum": 0.5}}, []),
+    ],
+)
+def test_wishes_that_change_nothing_are_told(tmp_path, wishes, notes):
+    told = small_run(tmp_path / "run", **wishes).config["warnings"]
+    assert [told_note.startswith(note) for told_note, note in zip(told, notes, strict=True)] == [True] * len(notes)
 
 
 def test_learning_rates():

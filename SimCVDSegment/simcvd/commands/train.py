@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 from ..cases import Case, cases_from_folder, read_cases
@@ -44,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options; those of the methods come from the methods themselves, which needs torch."""
     from ..devices import DEVICES, PRECISIONS
     from ..training.methods import METHODS
+    from ..training.optimiser import MEANINGS
     from ..training.recipes import PUBLISHED, RECIPES
     from ..training.sampling import AUGMENTATIONS
 
@@ -81,8 +83,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         const=True,
         help="without validation cases: measure each labelled case by a training without it (twice the time)",
     )
-    plan.add_argument("--optimiser", choices=("sgd", "adamw"), dest=f"{DESTINATION}kind", help="kind of optimiser")
-    _add_settings(plan, PUBLISHED["optimiser"], {"schedule": ("step", "poly")}, ("kind",))
+    plan.add_argument("--optimiser", choices=("sgd", "adamw"), dest=f"{DESTINATION}kind", help=MEANINGS["kind"])
+    _add_settings(plan, PUBLISHED["optimiser"], MEANINGS, {"schedule": ("step", "poly")}, ("kind",))
     plan.add_argument("--set", action="append", default=[], type=_pair, metavar="KEY=VALUE", help="any setting")
     plan.add_argument("--settings", type=Path, metavar="FILE", help="any settings, as a JSON object")
 
@@ -90,11 +92,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, method in METHODS.items():
         group = parser.add_argument_group(f"settings of {name}" + (", beyond those above" if known else ""))
         others = {n: m.defaults for n, m in METHODS.items() if n != name}
-        _add_settings(group, method.defaults, method.choices, known, others)
+        _add_settings(group, method.defaults, method.meanings, method.choices, known, others)
         known |= set(method.defaults)
 
 
-def _add_settings(group, defaults: dict, choices: dict, skip, others: dict[str, dict] | None = None) -> None:
+def _add_settings(
+    group,
+    defaults: dict,
+    meanings: dict[str, str],
+    choices: dict,
+    skip: Collection[str],
+    others: dict[str, dict] | None = None,
+) -> None:
     """An option for each setting, of the type of its default; left out, it is not set."""
     for key, default in defaults.items():
         if key in skip:
@@ -107,7 +116,7 @@ def _add_settings(group, defaults: dict, choices: dict, skip, others: dict[str, 
             type=_truth if isinstance(default, bool) else type(default),
             choices=choices.get(key),
             metavar=None if choices.get(key) else "true|false" if isinstance(default, bool) else "X",
-            help=f"published: {', '.join(published)}",
+            help=f"{meanings[key]} (published: {', '.join(published)})".replace("%", "%%"),
         )
 
 

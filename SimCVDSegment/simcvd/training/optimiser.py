@@ -5,6 +5,17 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+MEANINGS = {
+    "kind": "kind of optimiser",
+    "lr": "learning rate",
+    "momentum": "of sgd",
+    "weight_decay": "times the weights, at every step",
+    "schedule": "of the learning rate: by steps, or falling to 0 as a power of what is left (poly)",
+    "step_every": "with step, iterations until the rate changes",
+    "step_factor": "with step, what the rate is multiplied by",
+    "warm_up": "iterations over which the rate rises first",
+}
+
 
 def make_optimiser(module: nn.Module, settings: dict) -> torch.optim.Optimizer:
     """SGD with momentum, or AdamW, over the parameters that take gradients."""

@@ -80,8 +80,9 @@ def create_run(
     if config["patch"] is None:
         config["patch"] = default_patch([content["image"].shape for content in loaded], config["spacing"])
     _check_patch(config["patch"], [content["image"].shape for content in loaded])
-    warnings += _notes_on_slabs(config)
-    _check_batch(config, any(case.role == "unlabelled" for case in cases))
+    has_unlabelled = any(case.role == "unlabelled" for case in cases)
+    _check_batch(config, has_unlabelled)
+    warnings += _notes_on_slabs(config) + _notes_on_idle(config, wishes or {}, has_unlabelled)
     config["cases"] = [
         {"id": c.id, "role": c.role, "prepared": _relative(p, Path(path))} for c, p in zip(cases, prepared, strict=True)
     ]
@@ -188,14 +189,16 @@ def _grid(config: dict, spacing: Sequence[float] | None, n_classes: int, wishes:
 def _check_batch(config: dict, has_unlabelled: bool) -> None:
     """Raise TrainingError for a batch that the method or batch norm can't take."""
     labelled, unlabelled = config["batch"]
-    mixes = config["settings"].get("pseudo") and config["settings"].get("mix")
+    settings = config["settings"]
+    mixes = settings.get("pseudo") and settings.get("mix")
     if has_unlabelled and mixes and labelled != unlabelled:
         raise TrainingError("Mixing pairs crops: give as many labelled as unlabelled ones with --batch, such as 2,2.")
-    crops = (
-        labelled if not has_unlabelled or config["method"] == "supervised" else min(labelled, unlabelled or labelled)
-    )
-    if has_unlabelled and mixes and config["settings"].get("halve"):
-        crops = max(1, crops // 2)
+    crops = labelled
+    if has_unlabelled and unlabelled and config["method"] != "supervised":
+        # the fewest that go through a network at once, by themselves or, where the teacher labels, both kinds together
+        share = 0.5 if settings.get("halve") else 1
+        taken = [max(1, int(n * share)) for n in config["batch"]]
+        crops = min(labelled, sum(taken) if settings.get("pseudo") and not mixes else min(taken))
     if crops * math.prod(n // STRIDE for n in config["patch"]) < 2:
         raise TrainingError(
             "One crop of 16 voxels a side is too little for batch norm; take a larger --patch or --batch."
@@ -221,6 +224,30 @@ def _notes_on_slabs(config: dict) -> list[str]:
         f"Crops of {config['patch'][0]} slices hold one slab, so stage global has nothing to tell apart; take a larger "
         "--patch, or --strategy random."
     ]
+
+
+def _notes_on_idle(config: dict, wishes: dict, has_unlabelled: bool) -> list[str]:
+    """What to say of wishes that change nothing, one sentence for each reason."""
+    optimiser, method = config["optimiser"], config["method"]
+    idle = METHODS[method].idle(wishes.get("settings", {}), config["settings"])
+    reasons = [(names, f"while {needed} is off") for needed, names in idle.items()]
+    given = wishes.get("optimiser", {})
+    if optimiser["kind"] == "adamw":
+        reasons.append(([key for key in ("momentum",) if key in given], "with the optimiser adamw"))
+    if optimiser["schedule"] == "poly":
+        reasons.append(([key for key in ("step_every", "step_factor") if key in given], "with the schedule poly"))
+    notes = [
+        f"Setting {names[0]} does nothing {why}." if len(names) == 1 else f"Settings {_listed(names)} do nothing {why}."
+        for names, why in reasons
+        if names
+    ]
+    if has_unlabelled and not config["batch"][1] and method != "supervised":
+        notes.append(f"A step takes no unlabelled crop (--batch), so {method} trains as the supervised one does.")
+    return notes
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:-1]) + f" and {names[-1]}"
 
 
 def _check_folds(cases: Sequence[Case]) -> None:

@@ -32,19 +32,6 @@ class Action(Staged, Taught):
     Stage fine-tuning: L = L_sup + pseudo * L_unsup + anatomical * L_anco. L_unsup is cross-entropy with the teacher's
     classes on unlabelled crops; L_anco pulls voxels of which the student is unsure to the mean of their class and
     away from voxels of other classes, most from those that look alike.
-
-    Settings beyond those of staged.py and teacher.py:
-        tau_student, tau_teacher: temperatures of the two distributions.
-        queue: crops that the memory holds.
-        local_patch: side in voxels of a patch (a step is half of it).
-        global_in_local: stage local keeps the loss of stage global.
-        anatomical, pseudo: weights of L_anco (the paper prints 1, its code has 0.01) and L_unsup; 0 leaves one out.
-        pseudo_threshold: confidence of the teacher from which an unlabelled voxel has a class in L_anco.
-        sure: confidence that counts in L_unsup, which weighs a crop by its share of such voxels.
-        cut_mix: unlabelled crops are mixed among themselves before the student sees them.
-        tau: temperature of L_anco; hard: confidence of the student up to which a voxel is a query.
-        queries, negatives: voxels per class.
-        head_hidden, head_width: of the heads.
     """
 
     name = "action"
@@ -69,10 +56,37 @@ class Action(Staged, Taught):
         "head_hidden": 128,
         "head_width": 128,
     }
+    meanings: ClassVar[dict[str, str]] = {
+        **Taught.meanings,
+        **Staged.meanings,
+        "tau_student": "temperature of the student's distribution over earlier crops or patches",
+        "tau_teacher": "temperature of the teacher's distribution",
+        "queue": "crops that the memory holds",
+        "local_patch": "side in voxels of a patch (a step is half of it)",
+        "global_in_local": "stage local keeps the loss of stage global",
+        "anatomical": "weight of the contrast of voxels (the paper prints 1, its code has 0.01); 0 leaves it out",
+        "pseudo": "weight of the cross-entropy with the teacher's classes on unlabelled crops; 0 leaves it out",
+        "pseudo_threshold": "confidence of the teacher from which an unlabelled voxel has a class in that contrast",
+        "sure": "confidence that counts in that cross-entropy, which weighs a crop by its share of such voxels",
+        "cut_mix": "unlabelled crops are mixed among themselves before the student sees them",
+        "tau": "temperature of the contrast of voxels",
+        "hard": "confidence of the student up to which a voxel is a query",
+        "queries": "voxels per class that are compared",
+        "negatives": "voxels per class that they are compared with",
+        "head_hidden": "features within the heads",
+        "head_width": "features that are compared",
+    }
     divisors: ClassVar[tuple] = ("tau", "tau_student", "tau_teacher")
     counts: ClassVar[dict[str, int]] = dict.fromkeys(
         ("queue", "local_patch", "queries", "negatives", "head_hidden", "head_width"), 1
     )
+    needs: ClassVar[dict[str, str]] = {
+        **Taught.needs,
+        "zoom": "global_share",
+        **dict.fromkeys(("local_patch", "global_in_local"), "local_share"),
+        "sure": "pseudo",
+        **dict.fromkeys(("pseudo_threshold", "hard", "queries", "negatives"), "anatomical"),
+    }
 
     def __init__(self, network: nn.Module, settings: dict):
         super().__init__(network, settings)

@@ -23,13 +23,6 @@ class ActionPlus(Action):
     The centres are the corners of a simplex; which class gets which follows the classes' means as they move. Queries
     are any voxels of a class, compared with a memory of the teacher's voxels. Temperatures fall and rise again as a
     cosine, once while pre-training and once while fine-tuning.
-
-    Settings beyond those of ACTION:
-        centres: "adaptive" assigns centres to classes anew at every step, "fixed" never, "none" leaves the term out.
-        centre_weight: lambda_a of that term; centre_rate: eta, how fast class means move.
-        voxel_queue: voxels that the memory holds.
-        tau_schedule: when the temperature changes: "both", "pretrain", "finetune" or "none".
-        tau_low, tau_high: its bounds; it takes the place of tau_student and of tau.
     """
 
     name = "action++"
@@ -48,6 +41,16 @@ class ActionPlus(Action):
         "tau_low": 0.1,
         "tau_high": 1.0,
     }
+    meanings: ClassVar[dict[str, str]] = {
+        **Action.meanings,
+        "centres": "given to classes anew at every step (adaptive), once (fixed), or not used (none)",
+        "centre_weight": "of the pull to the centres (lambda_a)",
+        "centre_rate": "how fast class means move (eta)",
+        "voxel_queue": "voxels that the memory holds",
+        "tau_schedule": "when the temperature changes; it then takes the place of tau_student and of tau",
+        "tau_low": "its lower bound",
+        "tau_high": "its upper bound",
+    }
     choices: ClassVar[dict] = {
         **Action.choices,
         "centres": ("adaptive", "fixed", "none"),
@@ -55,6 +58,12 @@ class ActionPlus(Action):
     }
     divisors: ClassVar[tuple] = (*Action.divisors, "tau_low", "tau_high")
     counts: ClassVar[dict[str, int]] = {**Action.counts, "voxel_queue": 1}
+    needs: ClassVar[dict[str, str]] = {
+        **Action.needs,
+        **dict.fromkeys(("centres", "centre_rate", "voxel_queue"), "anatomical"),
+        "centre_weight": "centres",
+        **dict.fromkeys(("tau_low", "tau_high"), "tau_schedule"),
+    }
 
     def __init__(self, network: nn.Module, settings: dict):
         super().__init__(network, settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,6 +14,8 @@ from ...distance import signed_distance_crops
 from ...errors import SimCVDError
 from ...network import Output
 from ..losses import one_hot, segmentation_loss
+
+OFF = (0, False, "none")
 
 
 class MethodError(SimCVDError):
@@ -46,10 +49,12 @@ class Method(nn.Module):
     name: ClassVar[str]
     summary: ClassVar[str]
     defaults: ClassVar[dict] = {"alpha": 0.1}
+    meanings: ClassVar[dict[str, str]] = {"alpha": "weight of the distance maps' loss"}  # of every setting, for users
     choices: ClassVar[dict[str, tuple]] = {}
     counts: ClassVar[dict[str, int]] = {}  # settings that are whole numbers, and the least of each
     divisors: ClassVar[tuple[str, ...]] = ()  # settings that can't be 0
     rates: ClassVar[tuple[str, ...]] = ()  # settings that stay below 1
+    needs: ClassVar[dict[str, str]] = {}  # settings that do nothing while another one is off
 
     def __init__(self, network: nn.Module, settings: dict):
         super().__init__()
@@ -78,6 +83,16 @@ class Method(nn.Module):
             if settings[key] >= 1:
                 raise MethodError(f"Setting {key} is a number from 0 to below 1, not {settings[key]!r}.")
         return {**settings, **{key: int(settings[key]) for key in cls.counts}}
+
+    @classmethod
+    def idle(cls, given: Iterable[str], settings: dict) -> dict[str, list[str]]:
+        """Which of the settings given do nothing, by the setting that is off (0, false or none) in all settings."""
+        found: dict[str, list[str]] = {}
+        for key in given:
+            needed = cls.needs.get(key)
+            if needed and settings[key] not in OFF and settings[needed] in OFF:
+                found.setdefault(needed, []).append(key)
+        return found
 
     def uses_unlabelled(self, progress: float) -> bool:
         """Whether unlabelled crops are wanted at this moment of the training."""

@@ -40,13 +40,6 @@ class GlobalLocal(Staged):
     that views of a slab belong together, by strategy also slabs of the same partition of other scans, and others not.
     Stage local: the encoder rests; the first decoder blocks learn to tell the regions of a crop from each other.
     Crops of these stages are cut as they lie in their scans, all from the same place: that is what the partitions need.
-
-    Settings beyond those of staged.py:
-        strategy: "random", "partition-" or "partition": see pairs.py.
-        partitions: S, of a scan's height; slab: slices of a slab, a multiple of 16.
-        across: stage local takes the same place in other scans as positive, too (L^D; else L^R).
-        local_blocks: decoder blocks that stage local trains, of four; local_grid: regions per axis.
-        global_hidden, head_width: of the heads.
     """
 
     name = "global_local"
@@ -65,10 +58,26 @@ class GlobalLocal(Staged):
         "global_hidden": 1024,
         "head_width": 128,
     }
+    meanings: ClassVar[dict[str, str]] = {
+        **Staged.meanings,
+        "strategy": "which slabs belong together: views of one (random), also those of other scans' same partition "
+        "(partition), or these only kept from being negatives (partition-)",
+        "partitions": "S, of a scan's height",
+        "slab": "slices of a slab, a multiple of 16",
+        "across": "stage local takes the same place in other scans as positive, too (L^D; else L^R)",
+        "local_blocks": "decoder blocks that stage local trains, of four",
+        "local_grid": "regions of a crop per axis",
+        "global_hidden": "features within the head of stage global",
+        "head_width": "features that are compared",
+    }
     choices: ClassVar[dict] = {"strategy": STRATEGIES}
     counts: ClassVar[dict[str, int]] = dict.fromkeys(
         ("partitions", "slab", "local_blocks", "local_grid", "global_hidden", "head_width"), 1
     )
+    needs: ClassVar[dict[str, str]] = {
+        **dict.fromkeys(("strategy", "partitions", "slab", "global_hidden"), "global_share"),
+        **dict.fromkeys(("across", "local_blocks", "local_grid"), "local_share"),
+    }
 
     def __init__(self, network: nn.Module, settings: dict):
         super().__init__(network, settings)

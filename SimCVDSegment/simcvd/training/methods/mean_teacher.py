@@ -14,11 +14,7 @@ from .teacher import Taught
 
 
 class MeanTeacher(Taught):
-    """L = L_sup + weight * Psi * MSE(softmax student(x + noise), softmax teacher(x + noise')).
-
-    Settings beyond those of teacher.py: gamma (consistency weight), pretrain (share of the training that learns from
-    labelled crops alone, until there is something to teach), ramp_length (share of the rest over which Psi rises).
-    """
+    """L = L_sup + gamma * Psi * MSE(softmax student(x + noise), softmax teacher(x + noise'))."""
 
     name = "mean_teacher"
     summary = "the simplest use of unlabelled cases: student and averaged teacher must agree under noise"
@@ -27,6 +23,12 @@ class MeanTeacher(Taught):
         "gamma": 0.1,
         "pretrain": 0.0,
         "ramp_length": 1.0,
+    }
+    meanings: ClassVar[dict[str, str]] = {
+        **Taught.meanings,
+        "gamma": "weight of the consistency of student and teacher",
+        "pretrain": "share of the training that learns from labelled crops alone, until there is something to teach",
+        "ramp_length": "share of the rest over which the weights of the unlabelled crops' losses rise (Psi)",
     }
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:

@@ -18,26 +18,7 @@ from .mean_teacher import MeanTeacher
 
 
 class SimCVD(MeanTeacher):
-    """L = L_sup + Psi (lambda L_contrast + beta L_pd + gamma L_con), Eq. 6, with the published weights as defaults.
-
-    Settings beyond those of the mean teacher:
-        lambda, beta: weights of the contrast and of the pair-wise distillation; 0 leaves the term out.
-        tau: temperature of the contrast.
-        pd_reduction: "mean" over voxels, or "sum" as printed.
-        ramp_on: "all" ramps lambda, beta and gamma, "con" only gamma.
-        use_sdm_in_contrast: contrast the image plus distance map (boundary-aware), else plus foreground probability.
-        pool, pool_size, head_dropout, head_hidden, head_width: of the projection head.
-        contrast_slices: how many slices of the (process's) batch are contrasted; 0 takes all.
-        sdm_consistency: the consistency compares the distance maps as well.
-        pseudo: weight of the teacher's answers as labels of the unlabelled crops; 0 is the published method.
-            pseudo_threshold: confidence that counts; pseudo_largest: only the largest part of each class is believed.
-        mix: with pseudo, crops mixed of labelled and unlabelled ones (copy-paste) take the place of both.
-        halve: once unlabelled crops join, half of the batch's crops of both kinds are taken, so that a step costs as
-            before.
-        guess_every: with pseudo, the teacher labels the unlabelled scans whole, each time this share of the
-            training has passed since pretraining; 0: it labels each crop as it is drawn, which costs a pass a step.
-        terms_every: with guess_every, contrast, distillation and consistency join every so many steps.
-    """
+    """L = L_sup + Psi (lambda L_contrast + beta L_pd + gamma L_con), Eq. 6, with the published weights as defaults."""
 
     name = "simcvd"
     summary = "few outlines among many scans: contrast of slices, distillation of voxels and consistency with a teacher"
@@ -65,6 +46,30 @@ class SimCVD(MeanTeacher):
         "guess_every": 0.0,
         "terms_every": 1,
     }
+    meanings: ClassVar[dict[str, str]] = {
+        **MeanTeacher.meanings,
+        "lambda": "weight of the contrast of slices; 0 leaves it out",
+        "beta": "weight of the pair-wise distillation; 0 leaves it out",
+        "tau": "temperature of the contrast",
+        "pd_reduction": "of the distillation, over voxels; the paper prints sum",
+        "ramp_on": "Psi ramps lambda, beta and gamma (all), or gamma only (con)",
+        "use_sdm_in_contrast": "contrast image plus distance map (boundary-aware), else plus foreground probability",
+        "pool": "kind of pooling before the projection head",
+        "pool_size": "side of what is pooled to",
+        "head_dropout": "in the projection head",
+        "head_hidden": "features within the projection head",
+        "head_width": "features that are compared",
+        "contrast_slices": "slices of a batch (of a process) that are contrasted; 0 takes all",
+        "sdm_consistency": "the consistency compares the distance maps as well",
+        "pseudo": "weight of the teacher's answers as labels of unlabelled crops; 0 is the published method",
+        "pseudo_threshold": "with pseudo, the confidence that counts",
+        "pseudo_largest": "with pseudo, only the largest part of each class is believed",
+        "mix": "with pseudo, crops mixed of labelled and unlabelled ones (copy-paste) take the place of both",
+        "halve": "once unlabelled crops join, take half of the crops of both kinds, so that a step costs as before",
+        "guess_every": "with pseudo, the teacher labels the unlabelled scans whole, each time this share of the "
+        "training has passed since pretraining; 0: it labels each crop as it is drawn, which costs a pass a step",
+        "terms_every": "with guess_every, contrast, distillation and consistency join every so many steps",
+    }
     choices: ClassVar[dict] = {
         **MeanTeacher.choices,
         "pd_reduction": ("mean", "sum"),
@@ -77,6 +82,15 @@ class SimCVD(MeanTeacher):
     }
     divisors: ClassVar[tuple[str, ...]] = ("tau",)
     rates: ClassVar[tuple[str, ...]] = (*MeanTeacher.rates, "head_dropout")
+    needs: ClassVar[dict[str, str]] = {
+        **MeanTeacher.needs,
+        **dict.fromkeys(("tau", "use_sdm_in_contrast", "contrast_slices", "pool", "pool_size"), "lambda"),
+        **dict.fromkeys(("head_dropout", "head_hidden", "head_width"), "lambda"),
+        "pd_reduction": "beta",
+        "sdm_consistency": "gamma",
+        **dict.fromkeys(("pseudo_threshold", "pseudo_largest", "mix"), "pseudo"),
+        "terms_every": "guess_every",
+    }
 
     def __init__(self, network: nn.Module, settings: dict):
         super().__init__(network, settings)

@@ -16,11 +16,8 @@ GLOBAL, LOCAL, FINE_TUNING = STAGES = ("global", "local", "fine-tuning")
 class Staged(Supervised):
     """Stages as shares of the training, so that they fit any budget; they follow from the iteration, as all else.
 
-    Settings: global_share and local_share (of the training); fine-tuning has the rest. 0 leaves a stage out.
-    tau: temperature of the contrast. zoom: least share of a crop's sides that a view of stage global shows; intensity:
-    the views' change of contrast and brightness.
-    contrast_weight: of the losses of stages global and local that need no labels. How much is right depends on the
-    optimiser: with SGD, strong contrasts make the weights before batch norm grow, which slows all learning after them.
+    How much contrast_weight is right depends on the optimiser: with SGD, strong contrasts make the weights before batch
+    norm grow, which slows all learning after them.
     """
 
     defaults: ClassVar[dict] = {
@@ -31,6 +28,15 @@ class Staged(Supervised):
         "tau": 0.1,
         "zoom": 0.8,
         "intensity": 0.3,
+    }
+    meanings: ClassVar[dict[str, str]] = {
+        **Supervised.meanings,
+        "global_share": "of the training that is stage global; 0 leaves it out",
+        "local_share": "of the training that is stage local; 0 leaves it out; fine-tuning has the rest",
+        "contrast_weight": "of the losses of stages global and local that need no labels",
+        "tau": "temperature of the contrast",
+        "zoom": "least share of a crop's sides that a view of stage global shows",
+        "intensity": "the views' change of contrast and brightness",
     }
     divisors: ClassVar[tuple[str, ...]] = ("tau",)
 

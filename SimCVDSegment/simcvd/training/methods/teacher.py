@@ -14,11 +14,7 @@ from .supervised import Supervised
 
 
 class Taught(Supervised):
-    """A student and its average, the teacher.
-
-    Settings: alpha (of the distance head), ema_decay, noise (standard deviation), noise_clip, teacher_dropout,
-    deploy (student, or its average).
-    """
+    """A student and its average, the teacher."""
 
     defaults: ClassVar[dict] = {
         **Supervised.defaults,
@@ -28,8 +24,17 @@ class Taught(Supervised):
         "teacher_dropout": True,
         "deploy": "student",
     }
+    meanings: ClassVar[dict[str, str]] = {
+        **Supervised.meanings,
+        "ema_decay": "share of itself that the teacher keeps at a step",
+        "noise": "standard deviation of the noise on crops",
+        "noise_clip": "where that noise is cut off",
+        "teacher_dropout": "the teacher answers with dropout, too",
+        "deploy": "which of the two becomes the model",
+    }
     choices: ClassVar[dict] = {"deploy": ("student", "teacher")}
     rates: ClassVar[tuple[str, ...]] = ("ema_decay",)
+    needs: ClassVar[dict[str, str]] = {"noise_clip": "noise"}
 
     def __init__(self, network: nn.Module, settings: dict):
         super().__init__(network, settings)
