@@ -111,12 +111,16 @@ def read_labels(path: str | os.PathLike, max_voxels: int = MAX_VOXELS) -> Volume
 
 
 def find_images(paths) -> list[tuple[str, Path]]:
-    """Name and path of every image among `paths`: files, folders of image files, and DICOM folders (one image each).
+    """Name and path of every image among `paths`: files, folders of image files, and DICOM folders (one image each,
+    beside the image files that lie there).
 
     Names are unique and carry no suffix. Raises ImageError when a path is missing or a folder holds no image.
     """
-    found = [image for path in paths for image in _images_at(Path(path))]
-    found = list(dict.fromkeys(found))
+    each: dict[Path, Path] = {}
+    for path in paths:
+        for image in _images_at(Path(path)):
+            each.setdefault(image.resolve(), image)  # once, whatever ways lead to it
+    found = list(each.values())
     names = [image_name(path) for path in found]
     doubles = {name for name, n in Counter(names).items() if n > 1}
     names = [f"{p.resolve().parent.name}-{n}" if n in doubles else n for n, p in zip(names, found, strict=True)]
@@ -145,10 +149,11 @@ def _images_at(path: Path) -> list[Path]:
         raise ImageError(f"{path} does not exist; check the path.")
     entries = sorted(p for p in path.iterdir() if not p.name.startswith("."))
     files = [p for p in entries if p.is_file() and p.name.lower().endswith(SUFFIXES)]
+    others = [p for p in entries if p.is_file() and p not in files]
+    if others and _series_in(path):
+        return [*files, path]
     if files:
         return files
-    if _series_in(path):
-        return [path]
     folders = [p for p in entries if p.is_dir() and _series_in(p)]
     if not folders:
         raise ImageError(f"{path} holds neither image files ({', '.join(SUFFIXES[1:])}) nor a DICOM series.")

@@ -83,14 +83,19 @@ def load_card(folder: str | os.PathLike) -> dict:
     path = Path(folder) / CARD
     if not path.is_file():
         raise ModelError(f"{folder} is no model folder: it has no {CARD}.")
+    return _read_card(path, f"The model card {path}")
+
+
+def _read_card(path: Path, where: str) -> dict:
+    """The card in a file; errors begin with `where`, as users know that file."""
     try:
         card = read_json(path)
     except (OSError, ValueError, RecursionError) as e:
-        raise ModelError(f"The model card {path} can't be read ({e}); get the model again.") from e
+        raise ModelError(f"{where} can't be read ({e}); get the model again.") from e
     if not isinstance(card, dict):
-        raise ModelError(f"The model card {path} is no JSON object; get the model again.")
+        raise ModelError(f"{where} is no JSON object; get the model again.")
     card = {**_DESCRIPTION, **card}
-    _check_card(card, f"The model card {path}")
+    _check_card(card, where)
     return _in_order(card)
 
 
@@ -102,9 +107,18 @@ def load_weights(folder: str | os.PathLike, card: dict) -> dict[str, np.ndarray]
     """Read the weights as float32 after comparing their SHA-256 with the card's; nothing is unpickled."""
     path = Path(folder) / WEIGHTS
     if not path.is_file():
-        raise ModelError(f"The model folder {folder} has no {WEIGHTS}; get the model again.")
+        raise ModelError(_without_weights(folder))
+    return _read_weights(path, card, f"The weights {path}")
+
+
+def _without_weights(folder: str | os.PathLike) -> str:
+    return f"The model folder {folder} has no {WEIGHTS}; get the model again."
+
+
+def _read_weights(path: Path, card: dict, where: str) -> dict[str, np.ndarray]:
+    """The weights in a file; errors begin with `where`, as users know that file."""
     if sha256(path) != card["sha256"]:
-        raise ModelError(f"The weights {path} are damaged or not those of the card; get the model again.")
+        raise ModelError(f"{where} are damaged or not those of the card; get the model again.")
     try:
         with zipfile.ZipFile(path) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > MAX_BYTES:
@@ -114,7 +128,7 @@ def load_weights(folder: str | os.PathLike, card: dict) -> dict[str, np.ndarray]
         if any(a.dtype.kind != "f" for a in arrays.values()):
             raise ValueError("not all of it floating numbers")
     except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as e:
-        raise ModelError(f"The weights {path} can't be read ({e}); get the model again.") from e
+        raise ModelError(f"{where} can't be read ({e}); get the model again.") from e
     return {name: array.astype(np.float32) for name, array in arrays.items()}
 
 
@@ -160,7 +174,10 @@ def list_models() -> list[tuple[str, Path, dict | None, str | None]]:
             if folder.name in found or not _is_model(folder) or folder.name.startswith("."):
                 continue
             try:
-                found[folder.name] = (folder.name, folder, load_card(folder), None)
+                card = load_card(folder)
+                if not (folder / WEIGHTS).is_file():
+                    raise ModelError(_without_weights(folder))
+                found[folder.name] = (folder.name, folder, card, None)
             except ModelError as e:
                 found[folder.name] = (folder.name, folder, None, str(e))
     return [found[name] for name in sorted(found)]
@@ -254,11 +271,11 @@ def import_model(zip_path: str | os.PathLike, overwrite: bool = False) -> Path:
         with zipfile.ZipFile(zip_path) as archive, tempfile.TemporaryDirectory() as scratch:
             members = _members(archive, Path(zip_path).name)
             _unpack(archive, {CARD: members[CARD]}, Path(scratch))
-            card = load_card(scratch)
+            card = _read_card(Path(scratch) / CARD, f"The model card in {zip_path}")
             folder = _user_folder() / card["name"]
             with _new_folder(folder, overwrite) as temporary:
                 _unpack(archive, members, temporary)
-                load_weights(temporary, card)
+                _read_weights(temporary / WEIGHTS, card, f"The weights in {zip_path}")
     except (OSError, zipfile.BadZipFile, zlib.error, EOFError) as e:
         raise ModelError(f"{zip_path} can't be read as a zip file ({e}); get it again.") from e
     return folder
@@ -300,7 +317,7 @@ def _unpack(archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], folde
 def _new_folder(folder: Path, overwrite: bool) -> Iterator[Path]:
     """Give a temporary folder beside `folder`, to be filled; it becomes `folder` on success and vanishes on failure."""
     if folder.exists() and not (overwrite and _is_model(folder)):
-        hint = "allow overwriting or choose another name" if _is_model(folder) else "choose another name"
+        hint = "allow overwriting (--overwrite) or choose another name" if _is_model(folder) else "choose another name"
         raise ModelError(f"{folder} exists already; {hint}.")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

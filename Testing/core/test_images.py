@@ -244,6 +244,12 @@ class TestDicom:
         assert find_images([folder]) == [("patient", folder)]
         assert find_images([tmp_path]) == [("patient", folder)]
 
+    def test_an_image_beside_the_slices_hides_none_of_them(self, tmp_path, scan):
+        folder = tmp_path / "patient"
+        self.write(folder, [0, 2.5, 5])
+        write_volume(folder / "late.nrrd", scan, OBLIQUE)
+        assert find_images([folder]) == [("late", folder / "late.nrrd"), ("patient", folder)]
+
     def test_refuses_a_missing_slice(self, tmp_path):
         self.write(tmp_path / "gap", [0, 2.5, 7.5, 10])
         with pytest.raises(ImageError, match="unequal steps"):
@@ -365,6 +371,13 @@ class TestFindImages:
         (tmp_path / "x" / "notes.txt").write_text("no image")
         found = find_images([tmp_path / "x", tmp_path / "y", tmp_path / "x" / "b.nii.gz"])
         assert [name for name, _ in found] == ["x-a", "b", "y-a", "c.v2"]
+
+    def test_an_image_that_is_reached_in_several_ways_is_one(self, tmp_path, scan, monkeypatch):
+        for name in "ab":
+            write_volume(tmp_path / "x" / f"{name}.nrrd", scan, OBLIQUE)
+        monkeypatch.chdir(tmp_path)
+        found = find_images(["x/a.nrrd", "x/b.nrrd", tmp_path / "x" / ".." / "x" / "a.nrrd", tmp_path / "x"])
+        assert [name for name, _ in found] == ["a", "b"]
 
     def test_doubles_within_one_folder_are_numbered(self, tmp_path, scan):
         for name in ("a.nrrd", "a.mha"):

@@ -314,14 +314,18 @@ class TestPlaces:
         (model.parent / "broken").mkdir()
         (model.parent / "broken" / "card.json").write_text("{")
         (model.parent / "empty").mkdir()
+        save_model(model.parent / "half", card(name="half"), arrays())
+        (model.parent / "half" / "weights.npz").unlink()
         listed = list_models()
         assert [(name, folder) for name, folder, _, _ in listed] == [
             ("atlas", tmp_path / "shipped" / "atlas"),
             ("broken", model.parent / "broken"),
+            ("half", model.parent / "half"),
             ("left-atrium", model),
         ]
         assert listed[1][2] is None and "can't be read" in listed[1][3]
-        assert listed[2][2]["version"] == "1" and listed[2][3] is None
+        assert listed[2][2] is None and "has no weights.npz" in listed[2][3]
+        assert listed[3][2]["version"] == "1" and listed[3][3] is None
 
     def test_no_place_exists(self):
         assert list_models() == []
@@ -491,10 +495,10 @@ class TestZip:
         given_card, weights = parts(model)
         delete_model("left-atrium")
         other = [("card.json", given_card), ("weights.npz", weights + b"x")]
-        self.refused(zipped(tmp_path / "1.zip", other), "damaged", tmp_path)
+        self.refused(zipped(tmp_path / "1.zip", other), r"The weights in \S+1\.zip are damaged", tmp_path)
         named = json.loads(given_card) | {"name": "../../evil"}
         bad = [("card.json", json.dumps(named)), ("weights.npz", weights)]
-        self.refused(zipped(tmp_path / "2.zip", bad), "no usable name", tmp_path)
+        self.refused(zipped(tmp_path / "2.zip", bad), r"The model card in \S+2\.zip has no usable name", tmp_path)
 
     def test_a_bomb(self, model, tmp_path, monkeypatch):
         given_card, _ = parts(model)
