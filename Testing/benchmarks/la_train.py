@@ -38,7 +38,7 @@ from la import SCORES, page, with_scores
 from rows import Run, read_runs
 
 from simcvd.cases import cases_from_folder
-from simcvd.commands.train import add_arguments, wishes_from
+from simcvd.commands.train import add_arguments, plan_from
 from simcvd.errors import SimCVDError
 from simcvd.files import read_json, write_json
 from simcvd.training.methods import METHODS
@@ -186,8 +186,8 @@ def prepare(row: Row, arguments: argparse.Namespace, processes: Processes) -> st
         if (run / "run.json").is_file():
             return None
         cases = cases_from_folder(options.source, options.labelled, options.validation)
-        settings = options.method, options.spacing, options.recipe, wishes_from(options)
-        create_run(run, cases, *settings, cache=options.cache, progress=obey)
+        method, spacing, wishes = plan_from(options)
+        create_run(run, cases, method, spacing, options.recipe, wishes, cache=options.cache, progress=obey)
     except Stopped:
         return None
     except SimCVDError as error:

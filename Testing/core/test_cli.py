@@ -339,6 +339,22 @@ def test_every_setting_of_every_method_is_an_option():
             assert vars(_parser(argv).parse_args(argv + option))[DESTINATION + key] == default
 
 
+@pytest.mark.parametrize("spacing", ["2.5", "2.5,2.5,2.5", "[2.5, 2.5, 2.5]"])
+def test_a_setting_may_be_the_method_or_the_spacing(spacing):
+    write_cases("cases.json", ball_cases(Path("balls")))
+    named = ["--set", "method=mean_teacher", "--set", f"spacing={spacing}"]
+    more = ["--set", 'network={"n_filters": 2}', "--iterations", "1", "--patch", "16", "--threads", "1"]
+    assert main(["train", "cases.json", "--output", "run", *named, *more]) == 0
+    c = read_json("run/run.json")
+    assert (c["method"], c["spacing"]) == ("mean_teacher", [2.5] * 3)
+
+
+def test_a_spacing_among_the_settings_that_cannot_be(capsys):
+    write_cases("cases.json", ball_cases(Path("balls")))
+    assert main(["train", "cases.json", "--output", "run", "--set", "spacing=fine"]) == 2
+    assert "'fine' is not one size in mm or three" in one_sentence(capsys)
+
+
 def test_options_reach_the_run_and_a_model_comes_out(capsys):
     write_cases("cases.json", ball_cases(Path("balls")))
     card = {"title": "Balls", "segments": [{"value": 1, "name": "Ball", "color": [0, 1, 0], "terminology": None}]}
@@ -387,6 +403,7 @@ def test_a_folder_of_cases_trains_and_events_are_json_lines(capsys):
         (["--from-model", "nobody"], "nobody"),
         (["--labelled", "2"], "--labelled"),
         (["--set", "optimiser=adamw"], "optimiser"),
+        (["--set", "method=simcdv"], "simcdv"),
         (["--settings", "missing.json"], "missing.json"),
         (["--model-card", "cases.json.gz"], "cases.json.gz"),
         (["--name", "not a name"], "name"),

@@ -225,8 +225,7 @@ def create(args: argparse.Namespace, console: Console) -> None:
 
     _check_new(args.output)
     cases = _cases(args)
-    method = args.method or "simcvd"
-    wishes = wishes_from(args)
+    method, spacing, wishes = plan_from(args)
     # what is wrong is told before minutes go into preparation, and hours into training
     choose_device(wishes.get("device", "auto"))
 
@@ -234,7 +233,7 @@ def create(args: argparse.Namespace, console: Console) -> None:
         console.progress(done / total, f"preparing {case}")
 
     try:
-        create_run(args.output, cases, method, args.spacing, args.recipe, wishes, cache=args.cache, progress=tell)
+        create_run(args.output, cases, method, spacing, args.recipe, wishes, cache=args.cache, progress=tell)
     except KeyboardInterrupt:
         raise Interrupted("what is prepared is kept; the same command goes on") from None
     console.finish()
@@ -264,8 +263,8 @@ def tell_estimate(args: argparse.Namespace, folder: Path | None, console: Consol
     elif folder is not None:
         raise UsageError(f"{folder} is not prepared yet; start it first: simcvd train {folder}")
     else:
-        method = args.method or "simcvd"
-        found = estimate_plan(_cases(args), method, args.spacing, args.recipe, wishes_from(args), tell)
+        method, spacing, wishes = plan_from(args)
+        found = estimate_plan(_cases(args), method, spacing, args.recipe, wishes, tell)
     console.finish()
     console.result(found)
     times = {"10 minutes": "10", "an hour": "60", "8 hours": "480"}
@@ -345,6 +344,18 @@ class Narrator:
         measured = f" ({_figures(e)}{', leave-one-out' if 'how' in e else ''})" if "dice" in e else ""
         model = self.folder / e["model"]
         self.console.say(f"Done: the model is in {model}{measured}. Use it: simcvd segment SCAN --model {model} ...")
+
+
+def plan_from(args: argparse.Namespace) -> tuple[str, list[float] | None, dict]:
+    """Method, spacing and wishes of create_run; options stand above --set, and that above the settings file."""
+    wishes = wishes_from(args)
+    method, spacing = wishes.pop("method", "simcvd"), wishes.pop("spacing", None)
+    if spacing is not None and args.spacing is None:
+        try:
+            spacing = _spacing(",".join(str(s) for s in (spacing if isinstance(spacing, list) else [spacing])))
+        except argparse.ArgumentTypeError as error:
+            raise UsageError(f"The setting spacing can't be taken: {error}.") from None
+    return args.method or method, args.spacing or spacing, wishes
 
 
 def wishes_from(args: argparse.Namespace) -> dict:
