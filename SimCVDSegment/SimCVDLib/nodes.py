@@ -12,24 +12,13 @@ import vtk
 from slicer.i18n import tr as _
 from vtk.util import numpy_support
 
+from simcvd import nrrd
 from simcvd.boxes import bounding_box
 from simcvd.errors import SimCVDError
 from simcvd.grid import Geometry
 from simcvd.labels import distances
 from SimCVDLib.writing import writing
 
-NRRD_TYPES = {
-    "i1": "signed char",
-    "u1": "unsigned char",
-    "i2": "short",
-    "u2": "unsigned short",
-    "i4": "int",
-    "u4": "unsigned int",
-    "i8": "long long int",
-    "u8": "unsigned long long int",
-    "f4": "float",
-    "f8": "double",
-}
 LABELMAP = "Binary labelmap"
 SURFACE = "Closed surface"
 STRUCTURE = "SimCVD.Structure"  # tag of a segment: what of a model card it is
@@ -117,12 +106,12 @@ def nrrdHeader(array, matrix):
     directions = " ".join(_vector(lps[:, axis]) for axis in range(3))
     lines = [
         "NRRD0004",
-        f"type: {NRRD_TYPES[array.dtype.str[1:]]}",
+        f"type: {nrrd.TYPES[array.dtype.str[1:]]}",
         "dimension: 3",
-        "space: left-posterior-superior",
+        f"space: {nrrd.SPACE}",
         "sizes: " + " ".join(str(n) for n in reversed(array.shape)),
         f"space directions: {directions}",
-        "kinds: domain domain domain",
+        f"kinds: {nrrd.KINDS}",
         "endian: " + ("big" if array.dtype.str[0] == ">" else "little"),
         "encoding: raw",
         f"space origin: {_vector(lps[:, 3])}",

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import qt
 
+from simcvd.files import DEVICE_NAME
+
 SETTINGS = "SimCVD/runs"
 PLACE = "SimCVD/runsFolder"
 
@@ -24,6 +26,8 @@ def freeFolder(name, parent=None):
     """A folder for a new run of this name that is not there yet."""
     parent = Path(parent or runsFolder())
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "run"
+    if re.match(DEVICE_NAME, plain):
+        plain = f"run-{plain}"
     folder, number = parent / plain, 2
     while folder.exists():
         folder, number = parent / f"{plain}-{number}", number + 1

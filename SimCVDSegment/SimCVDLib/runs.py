@@ -15,7 +15,7 @@ from slicer.i18n import tr as _
 
 from simcvd.errors import SimCVDError
 from simcvd.events import read_events
-from simcvd.files import read_json, read_word, write_json
+from simcvd.files import IN_USE, read_json, read_word, write_json
 from simcvd.locks import is_claimed
 from SimCVDLib import jobs, runlist
 from SimCVDLib.eventtexts import errorText, eventText
@@ -29,9 +29,11 @@ ALIVE = (PREPARING, RUNNING, PAUSED)
 
 BYTES_A_POLL = 1 << 17  # some hundred events, a few milliseconds
 PEEK_BYTES = 1 << 15
+PATIENCE = 20  # polls for which a file of a run that is discarded may be in use
 LOOKS = 2  # so often must a process be missing: between preparing and training it lets the lock go for a moment
 FILES = (
-    *("events.jsonl", "log.txt", "output.txt", "checkpoint.pt", "control", "preview.png"),
+    "output.txt",  # first: on Windows the process has it open until its very end
+    *("events.jsonl", "log.txt", "checkpoint.pt", "control", "preview.png"),
     *("source", "cases", "model", "folds", "lock"),
     *("plan.json", "run.json"),  # last: by them a run that could only be removed in part is found again
 )
@@ -92,6 +94,7 @@ class Run:
         self._problem = None
         self._outputBefore = 0
         self._discarding = self._ending = False
+        self._removals = 0  # tries to remove what is still in use
         self._missing = LOOKS
         self.state = NEW
         self.hasMore = False
@@ -309,7 +312,9 @@ class Run:
         command, environment = jobs.coreCommand("train", str(self.folder), "--background")
         own = {"start_new_session": True}
         if os.name == "nt":
-            own = {"creationflags": subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP}
+            # whoever works at this computer goes first, which --background sees to elsewhere
+            calm = subprocess.BELOW_NORMAL_PRIORITY_CLASS
+            own = {"creationflags": subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP | calm}
         try:
             if not is_claimed(self.folder / "lock"):
                 (self.folder / "control").unlink(missing_ok=True)  # words for a process that is no more
@@ -321,7 +326,7 @@ class Run:
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     env=environment,
-                    cwd=jobs.PACKAGES,
+                    cwd=self.folder.parent,  # not the extension's folder: Windows would keep that from being updated
                     **own,
                 )
         except OSError as error:
@@ -533,7 +538,10 @@ class Run:
                 else:
                     path.unlink(missing_ok=True)
             except OSError as error:
-                self._discarding = False
+                if getattr(error, "winerror", None) in IN_USE and self._removals < PATIENCE:
+                    self._removals += 1  # the next poll tries again
+                    return
+                self._discarding, self._removals = False, 0
                 raise SimCVDError(
                     _("{path} can't be removed ({reason}); remove it by hand.").format(
                         path=path, reason=error.strerror or error

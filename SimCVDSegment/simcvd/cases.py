@@ -15,14 +15,14 @@ from pathlib import Path
 import numpy as np
 
 from simcvd.errors import SimCVDError
-from simcvd.files import atomic_path, read_json, sha256, write_json
+from simcvd.files import DEVICE_NAME, atomic_path, read_json, sha256, write_json
 from simcvd.grid import ImageError
 
 ROLES = ("labelled", "unlabelled", "validation")
 FORMAT = 1
 PREPARATION = 2  # raise it whenever prepare_case would give other arrays: old caches are then left alone
 
-_UNUSABLE_ID = re.compile(r'[/\\<>:"|?*\x00-\x1f]|^[\s.]|[\s.]$|^$')
+_UNUSABLE_ID = re.compile(r'[/\\<>:"|?*\x00-\x1f]|^[\s.]|[\s.]$|^$|^' + DEVICE_NAME)
 
 
 class CaseError(SimCVDError):
@@ -280,7 +280,7 @@ def content_key(path: str | os.PathLike) -> str:
 
 def _files_of(path: Path) -> list[Path]:
     if path.is_dir():
-        return sorted(file for file in path.iterdir() if file.is_file())
+        return sorted(file for file in path.iterdir() if file.is_file() and not _is_of_the_desktop(file.name))
     if path.suffix.lower() == ".hdr":
         return [path] + [f for f in (path.with_suffix(s) for s in (".img", ".img.gz")) if f.is_file()]
     if path.suffix.lower() not in (".nhdr", ".mhd"):
@@ -288,6 +288,11 @@ def _files_of(path: Path) -> list[Path]:
     # a data file is named after "data file:" or "ElementDataFile =", or alone on a line of a list
     named = [re.split("[:=]", line)[-1].strip() for line in path.read_text("latin-1").splitlines()]
     return [path] + [path.parent / name for name in named if name and (path.parent / name).is_file()]
+
+
+def _is_of_the_desktop(name: str) -> bool:
+    """Whether it is one of the files that desktops leave in folders which they show."""
+    return name.startswith(".") or name.lower() in ("thumbs.db", "desktop.ini")
 
 
 # --- checks ---------------------------------------------------------------------------------------------------------

@@ -22,7 +22,6 @@ COMMANDS = {
 }
 DESCRIPTION = "Segments medical volumes, and learns to from few outlines and many scans (SimCVD). For research only."
 FAILED, UNUSABLE = 1, 2
-NO_TORCH = "PyTorch is missing; install it with: pip install torch"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,6 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         says; 130: stopped by Ctrl+C or through the control file.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
+    if hasattr(sys.stdout, "reconfigure"):
+        # a name that a file or a Windows terminal has no letters for is no reason to lose the rest
+        sys.stdout.reconfigure(errors="replace")
     try:
         args = _parser(argv).parse_args(argv)
         return args.run(args)
@@ -40,10 +42,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return stop.code if isinstance(stop.code, int) else UNUSABLE
     except SimCVDError as error:
         return _complain(str(error), UNUSABLE)
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
-        return _complain(NO_TORCH, UNUSABLE)
     except Interrupted as stop:
         return _complain(f"stopped; {stop}", INTERRUPTED)
     except KeyboardInterrupt:

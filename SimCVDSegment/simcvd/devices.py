@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from .errors import SimCVDError
 
@@ -36,7 +39,38 @@ def choose_device(name: str = "auto") -> str:
     }
     if kind not in there or not (number.isdecimal() or ":" not in name) or not there[kind]():
         raise DeviceError(f"There is no device {name!r} for PyTorch here; choose auto or cpu.")
+    if kind == "mps" and (wrong := _what_fails(name)):
+        raise DeviceError(f"PyTorch {torch.__version__} can't compute on {name!r} here ({wrong}); choose auto or cpu.")
     return name
+
+
+@functools.cache
+def _what_fails(device: str) -> str | None:
+    """What of the network a device can't do or does wrong, held against the CPU; None when all is right.
+
+    PyTorch learned 3-D layers on Apple's GPUs step by step, and gave wrong numbers on some systems.
+    """
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        layers = nn.Sequential(nn.Conv3d(2, 16, 3, padding=1), nn.BatchNorm3d(16), nn.ConvTranspose3d(16, 2, 2, 2))
+        image = torch.randn(2, 2, 8, 8, 8)
+    found = {}
+    for place in ("cpu", device):
+        try:
+            copied = copy.deepcopy(layers).to(place)
+            answer = copied(image.to(place))
+            answer.square().mean().backward()
+            found[place] = [answer.detach().cpu(), copied[0].weight.grad.cpu()]
+        except (RuntimeError, NotImplementedError) as error:
+            return str(error).partition("\n")[0]
+    pairs = zip(found["cpu"], found[device], strict=True)
+    right = all(torch.allclose(a, b, rtol=1e-2, atol=1e-3) for a, b in pairs)
+    return None if right else "it gives other numbers than the CPU"
+
+
+def memory_layout(device: str) -> torch.memory_format:
+    """How volumes lie in memory: channels last, which is faster, but where PyTorch has had it wrong."""
+    return torch.contiguous_format if device.startswith("mps") else torch.channels_last_3d
 
 
 def peak_memory_mb(device: str) -> int | None:

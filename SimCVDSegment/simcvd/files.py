@@ -7,8 +7,29 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+DEVICE_NAME = r"(?i:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\.|$)"  # what starts so is no file on Windows
+PAUSES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.0)  # seconds
+IN_USE = (5, 32, 33)  # what Windows calls a file that somebody has open
+
+
+def patiently(act: Callable[[], object]) -> None:
+    """Rename or remove something, again for some seconds where Windows says that it is in use.
+
+    There a virus scanner, an index or whoever watches a run has each new file open for a moment.
+    """
+    for pause in PAUSES:
+        try:
+            act()
+            return
+        except PermissionError as error:
+            if getattr(error, "winerror", None) not in IN_USE:
+                raise
+        time.sleep(pause)
+    act()
 
 
 @contextlib.contextmanager
@@ -19,8 +40,9 @@ def atomic_path(path: str | os.PathLike, durable: bool = True) -> Iterator[Path]
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # the name keeps its ending, by which writers choose the format
-    handle, name = tempfile.mkstemp(prefix=".", suffix="-" + path.name, dir=path.parent)
+    # the name keeps its ending, by which writers choose the format, and only letters that all of them can open
+    plain = path.name.encode("ascii", errors="ignore").decode()
+    handle, name = tempfile.mkstemp(prefix=".", suffix="-" + plain, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -28,9 +50,9 @@ def atomic_path(path: str | os.PathLike, durable: bool = True) -> Iterator[Path]
         if durable:
             _flush_to_disk(temporary)
         temporary.chmod(0o666 & ~_umask())
-        os.replace(temporary, path)
+        patiently(lambda: os.replace(temporary, path))
     finally:
-        temporary.unlink(missing_ok=True)
+        patiently(lambda: temporary.unlink(missing_ok=True))
 
 
 def write_json(path: str | os.PathLike, value) -> None:

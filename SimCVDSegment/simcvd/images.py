@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import gzip
 import itertools
+import locale
 import math
 import os
 import struct
@@ -16,6 +19,7 @@ import numpy as np
 from simcvd.errors import is_out_of_memory
 from simcvd.files import atomic_path
 from simcvd.grid import MAX_VOXELS, Geometry, Grid, ImageError, Volume, normalise, same_geometry
+from simcvd.nrrd import PlainFile, look
 
 __all__ = [
     "MAX_VOXELS",
@@ -39,8 +43,10 @@ SUFFIXES = (".seg.nrrd", ".nrrd", ".nhdr", ".nii.gz", ".nii", ".mha", ".mhd")
 # the maps that `simcvd segment` writes beside its labels end so
 MAP_KINDS = (".sdm", ".probability", ".uncertainty", ".model-sdm")
 WRITABLE = (".nrrd", ".nii.gz", ".nii", ".mha")
+_ON_WINDOWS = os.name == "nt"
 # a direction matrix further than this from orthonormal bends distances by about a percent
 _SHEAR_TOLERANCE = 0.01
+_TOO_LARGE = "{} does not fit into memory; crop it or close other programs."
 
 
 def _sitk():
@@ -50,7 +56,25 @@ def _sitk():
         raise ImageError(
             "Reading and writing images needs SimpleITK: install it with 'pip install SimpleITK'."
         ) from error
+    _open_any_name()
     return SimpleITK
+
+
+@functools.cache
+def _open_any_name() -> None:
+    """Let ITK open files in folders such as that of a user Jürgen on Windows, where it takes names for UTF-8 only so.
+
+    Slicer's application does without, the Python that comes with it does not (SimpleITK's FAQ on special characters).
+    """
+    if _ON_WINDOWS:
+        with contextlib.suppress(locale.Error):
+            locale.setlocale(locale.LC_CTYPE, ".UTF-8")
+
+
+def _letters(path: Path) -> str:
+    """What to add to a complaint on Windows, where letters beyond the system's own may be what is wrong."""
+    strange = "".join(dict.fromkeys(c for c in str(path) if not c.isascii()))
+    return f" (on Windows {strange!r} in its path may be the reason)" if _ON_WINDOWS and strange else ""
 
 
 # --- reading
@@ -78,6 +102,8 @@ def read_geometry(path: str | os.PathLike) -> Geometry:
     path = Path(path)
     if path.is_dir():
         return read_volume(path).geometry
+    if plain := _plain(path, MAX_VOXELS):
+        return plain.geometry
     reader = _sitk().ImageFileReader()
     reader.SetFileName(str(path))
     try:
@@ -156,7 +182,9 @@ def _images_at(path: Path) -> list[Path]:
         return files
     folders = [p for p in entries if p.is_dir() and _series_in(p)]
     if not folders:
-        raise ImageError(f"{path} holds neither image files ({', '.join(SUFFIXES[1:])}) nor a DICOM series.")
+        raise ImageError(
+            f"{path} holds neither image files ({', '.join(SUFFIXES[1:])}) nor a DICOM series{_letters(path)}."
+        )
     return folders
 
 
@@ -166,13 +194,19 @@ def _read_file(path: Path, max_voxels: int, layers: bool = False):
         raise ImageError(f"{path} does not exist; check the path.")
     if not os.access(path, os.R_OK):
         raise ImageError(f"{path} may not be read by you; ask for the right to read it.")
+    if plain := _plain(path, max_voxels):
+        try:
+            return _placed(sitk.GetImageFromArray(plain.read()), plain.geometry)
+        except MemoryError as error:
+            raise ImageError(_TOO_LARGE.format(path)) from error
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
         raise ImageError(
-            f"{path} cannot be read as an image: it is damaged or not NRRD, NIfTI, MHA or DICOM; check the file."
+            f"{path} cannot be read as an image: it is damaged or not NRRD, NIfTI, MHA or DICOM{_letters(path)}; check "
+            "the file."
         ) from error
     _check_header(reader, path, max_voxels, layers)
     try:
@@ -181,13 +215,19 @@ def _read_file(path: Path, max_voxels: int, layers: bool = False):
         image = reader.Execute()
     except (RuntimeError, MemoryError, OSError, EOFError, zlib.error, struct.error) as error:
         if is_out_of_memory(error):
-            raise ImageError(f"{path} does not fit into memory; crop it or close other programs.") from error
+            raise ImageError(_TOO_LARGE.format(path)) from error
         raise ImageError(
             f"{path} has a readable header but not all of its voxels: it is damaged or cut short; export it again."
         ) from error
     while image.GetDimension() > 3:
         image = image[..., 0]
     return image
+
+
+def _plain(path: Path, max_voxels: int) -> PlainFile | None:
+    """What can be read without ITK, within the limit: beyond it ITK's way has the sentence."""
+    plain = look(path) if path.suffix.lower() == ".nrrd" else None
+    return plain if plain and math.prod(plain.geometry.size) <= max_voxels else None
 
 
 def _check_nifti_length(path: Path) -> None:
@@ -254,7 +294,9 @@ def _read_series(folder: Path, max_voxels: int):
     sitk = _sitk()
     series = _series_in(folder)
     if not series:
-        raise ImageError(f"{folder} holds no DICOM series; give an image file or a folder with one series.")
+        raise ImageError(
+            f"{folder} holds no DICOM series{_letters(folder)}; give an image file or a folder with one series."
+        )
     files = {uid: sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid) for uid in series}
     if len(series) > 1:
         listed = ", ".join(f"{uid} ({len(names)} files)" for uid, names in files.items())
@@ -428,6 +470,8 @@ def _write(path: str | os.PathLike, image) -> None:
     try:
         with atomic_path(path) as temporary:
             sitk.WriteImage(image, str(temporary), useCompression=True)
+            if not temporary.stat().st_size:  # ITK wrote to another name: see _sitk
+                raise ImageError(f"{path} cannot be written{_letters(path)}; choose another place.")
     except (RuntimeError, OSError) as error:
         reason = getattr(error, "strerror", None) or "the disk is full or the format cannot hold these voxels"
         raise ImageError(f"{path} cannot be written ({reason}); choose another place or make room.") from error

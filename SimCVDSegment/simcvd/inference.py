@@ -14,8 +14,9 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from simcvd.devices import choose_precision
+from simcvd.devices import choose_precision, memory_layout
 from simcvd.network import STRIDE, VNet
+from simcvd.tensors import array_of, tensor_of
 
 # huge pages for activations, where Linux offers them: touching fresh small pages costs more than adding two tensors
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
@@ -60,7 +61,7 @@ class Predictor:
     ):
         self.device = torch.device(device)
         self.precision = precision or choose_precision("auto", device)
-        self.layout = torch.contiguous_format if device.startswith("mps") else torch.channels_last_3d
+        self.layout = memory_layout(device)
         self.classes = network.settings["n_classes"]
         self.filters = network.settings["n_filters"]
         place = {"device": self.device, "dtype": self.precision, "memory_format": self.layout}
@@ -174,7 +175,7 @@ def predict_whole(
         (C - 1, K, J, I), float32, or as many channels as `predict` gives.
     """
     padded, inside = pad(array, patch)
-    return _to_numpy(predict(_to_tensor(padded), step)[inside])
+    return array_of(predict(_to_tensor(padded), step)[inside])
 
 
 def predict_tiles(
@@ -194,7 +195,7 @@ def predict_tiles(
     result = None
     for places in itertools.product(*axes):
         window = tuple(slice(start, start + len(weight)) for start, weight in places)
-        part = _to_numpy(predict(_to_tensor(padded[window]), step))
+        part = array_of(predict(_to_tensor(padded[window]), step))
         for axis, (_, weight) in enumerate(places):
             part *= np.expand_dims(weight, tuple(a for a in range(3) if a != axis))
         if result is None:
@@ -251,7 +252,7 @@ def sliding_windows(
     result, count = None, np.zeros(padded.shape, np.float32)
     for starts in itertools.product(*axes):
         window = tuple(slice(start, start + side) for start, side in zip(starts, patch, strict=True))
-        part = _to_numpy(predict(_to_tensor(padded[window]), step))
+        part = array_of(predict(_to_tensor(padded[window]), step))
         if result is None:
             result = np.zeros((len(part), *padded.shape), np.float32)
         result[(slice(None), *window)] += part
@@ -308,11 +309,7 @@ def _tiles_of_axis(size: int, side: int) -> list[tuple[int, np.ndarray]]:
 
 
 def _to_tensor(array: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array))[None, None]
-
-
-def _to_numpy(probabilities: torch.Tensor) -> np.ndarray:
-    return probabilities.cpu().numpy()
+    return tensor_of(np.ascontiguousarray(array))[None, None]
 
 
 def published_stride(spacing: Sequence[float]) -> Shape:

@@ -17,6 +17,7 @@ from .clock import Clock
 from .errors import SimCVDError
 from .files import atomic_path
 from .models import CARD, WEIGHTS, find_model
+from .pytorch import check_torch
 
 MODELS_KEPT = 2
 FINISHED_BY_READING, FINISHED_BY_SEGMENTING = 0.05, 0.9  # fractions of a segmentation
@@ -26,12 +27,6 @@ Tell = Callable[..., None]
 
 class CancelledError(Exception):
     """The job that runs is no longer wanted."""
-
-
-class TorchError(SimCVDError):
-    """PyTorch is missing or does not work."""
-
-    kind = "torch"
 
 
 class DiskError(SimCVDError):
@@ -137,7 +132,7 @@ class Jobs:
     def rank(self, tell: Tell, model: str, cases: list, labelled: list | None = None, device: str = "auto") -> dict:
         """Say of each case, as it is done, how much it is worth to outline it, and at last the order."""
         tell("starting", 0.0)
-        _check_torch()
+        check_torch()
         from .ranking import Ranker, order, rank_cases
 
         ranker = Ranker(find_model(model), device)
@@ -152,7 +147,7 @@ class Jobs:
     def estimate(self, tell: Tell, run: dict, classes: int, cases: list) -> dict:
         """How long a training would take on this computer."""
         tell("starting", 0.0)
-        _check_torch()
+        check_torch()
         from .grid import Geometry
         from .training.estimate import estimate, shapes_on
         from .training.setup import settle
@@ -178,37 +173,14 @@ class Jobs:
 
 
 def _new_segmenter(folder: Path):
-    _check_torch()
+    check_torch()
     from .segmentation import Segmenter
 
     return Segmenter(folder)
 
 
-def _check_torch() -> None:
-    """Raise TorchError where PyTorch is not there or can't work with this NumPy."""
-    remedy = "through the PyTorch extension of 3D Slicer"
-    try:
-        import torch
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise TorchError(f"PyTorch lacks the package {error.name}; install PyTorch anew {remedy}.") from error
-        raise TorchError(f"PyTorch is missing; install it {remedy}.") from error
-    except (ImportError, OSError) as error:  # OSError: a library of it that Windows can't load
-        raise TorchError(f"PyTorch can't be loaded ({_first_line(error)}); install it anew {remedy}.") from error
-    try:
-        torch.zeros(1).numpy()
-    except RuntimeError as error:
-        raise TorchError(
-            f"This PyTorch is too old for NumPy {np.__version__}; install a newer one {remedy}."
-        ) from error
-
-
 def _rounded(seconds: dict[str, float]) -> dict[str, float]:
     return {part: round(value, 3) for part, value in seconds.items()}
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _stamp(folder: Path) -> tuple:

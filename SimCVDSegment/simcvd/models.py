@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from simcvd.errors import SimCVDError
-from simcvd.files import atomic_path, read_json, sha256, write_json
+from simcvd.files import DEVICE_NAME, atomic_path, patiently, read_json, sha256, write_json
 
 FORMAT = 1
 CARD = "card.json"
@@ -26,8 +26,8 @@ MAX_BYTES = 512 * 1024**2  # unpacked size of a model: more than twenty times th
 STRIDE = 16  # of the V-Net; here too, because reading a card must not load torch
 NETWORK = ("n_classes", "in_channels", "n_filters", "dropout")  # what a V-Net is built from; dropout may be left out
 
-_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?")
-_NAME_RULE = "letters, digits, dots, dashes and underscores, starting with a letter or digit"
+_NAME = re.compile(rf"(?!{DEVICE_NAME})[A-Za-z0-9]([A-Za-z0-9._-]{{0,62}}[A-Za-z0-9_-])?")
+_NAME_RULE = "letters, digits, dots, dashes and underscores, starting with a letter or digit, and no device such as con"
 _DESCRIPTION = {
     "title": "",
     "description": "",
@@ -142,6 +142,7 @@ def build_network(folder: str | os.PathLike, device="cpu"):
     import torch
 
     from simcvd.network import VNet
+    from simcvd.tensors import tensor_of
 
     card = load_card(folder)
     weights = load_weights(folder, card)
@@ -151,7 +152,7 @@ def build_network(folder: str | os.PathLike, device="cpu"):
     shapes = {name: tuple(t.shape) for name, t in expected.items() if t.is_floating_point()}
     _check_fit(shapes, {name: array.shape for name, array in weights.items()}, folder)
     state = {
-        name: torch.from_numpy(weights[name]) if name in weights else torch.zeros(t.shape, dtype=t.dtype)
+        name: tensor_of(weights[name]) if name in weights else torch.zeros(t.shape, dtype=t.dtype)
         for name, t in expected.items()
     }
     network.load_state_dict(state, assign=True)
@@ -188,7 +189,7 @@ def find_model(name_or_path: str | os.PathLike) -> Path:
     name = str(name_or_path)
     if _NAME.fullmatch(name):
         for place in model_folders():
-            if _is_model(place / name):
+            if _is_model_named(place, name):
                 return place / name
     if name and _is_model(Path(name)):
         return Path(name)
@@ -199,8 +200,8 @@ def delete_model(name: str) -> None:
     """Delete a model of the user's; shipped ones stay. Raises ModelError."""
     user, shipped = model_folders()
     folder = user / str(name)
-    if not _NAME.fullmatch(str(name)) or not _is_model(folder):
-        if _NAME.fullmatch(str(name)) and _is_model(shipped / name):
+    if not _NAME.fullmatch(str(name)) or not _is_model_named(user, name):
+        if _NAME.fullmatch(str(name)) and _is_model_named(shipped, name):
             raise ModelError(f"The model {name} came with SimCVD and can't be deleted; only your own models can.")
         raise ModelError(f"You have no model {str(name)!r} to delete; {_names_there_are()}.")
     try:
@@ -233,6 +234,11 @@ def _shipped_folder() -> Path:
 
 def _is_model(folder: Path) -> bool:
     return (folder / CARD).is_file() or (folder / WEIGHTS).is_file()
+
+
+def _is_model_named(place: Path, name: str) -> bool:
+    # some disks take left-atrium for Left-Atrium, whose owner would wonder
+    return _is_model(place / name) and place / name in place.iterdir()
 
 
 def _names_there_are() -> str:
@@ -285,6 +291,8 @@ def _members(archive: zipfile.ZipFile, name: str) -> dict[str, zipfile.ZipInfo]:
     """The two entries of a model by file name, after refusing everything that is not exactly a model."""
     members, tops = {}, set()
     for entry in archive.infolist():
+        if entry.filename.startswith("__MACOSX/") or entry.filename.endswith("/.DS_Store"):
+            continue  # what a Mac adds; it is never unpacked
         top, slash, file = entry.filename.rpartition("/")
         link = stat.S_ISLNK(entry.external_attr >> 16)
         if link or (slash and not _NAME.fullmatch(top)) or (file not in (CARD, WEIGHTS) and not entry.is_dir()):
@@ -328,12 +336,12 @@ def _new_folder(folder: Path, overwrite: bool) -> Iterator[Path]:
             new.mkdir()
             yield new
             if folder.exists():
-                os.rename(folder, old)
+                patiently(lambda: os.rename(folder, old))
             try:
-                os.rename(new, folder)
+                patiently(lambda: os.rename(new, folder))
             except OSError:
                 if old.exists():
-                    os.rename(old, folder)
+                    patiently(lambda: os.rename(old, folder))
                 raise
     except OSError as e:
         raise ModelError(f"The model can't be written to {folder} ({e.strerror or e}); choose another place.") from e

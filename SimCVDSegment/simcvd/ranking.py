@@ -24,6 +24,7 @@ from simcvd.images import read_volume
 from simcvd.inference import Predictor, pad, predict_within
 from simcvd.labels import classify, entropy
 from simcvd.models import build_network
+from simcvd.tensors import array_of, tensor_of
 
 VIEWS = 2
 BAND_MM = 3.0  # on either side of the boundary: where a label may be wrong
@@ -77,7 +78,7 @@ class Ranker:
         around = bounding_box(labels) or everything(array.shape)
         box = tuple(_window(s, p, n) for s, p, n in zip(around, patch, array.shape, strict=True))
         padded, _ = pad(array[box], patch)
-        features = bottleneck(self.predictor, torch.from_numpy(np.ascontiguousarray(padded))[None, None])
+        features = bottleneck(self.predictor, tensor_of(np.ascontiguousarray(padded))[None, None])
         return features / max(float(np.linalg.norm(features)), 1e-12)
 
 
@@ -112,7 +113,7 @@ def bottleneck(predictor: Predictor, x: torch.Tensor) -> np.ndarray:
         for block, down in zip(predictor.encoder[:-1], predictor.downs, strict=True):
             x = down(block(x))
         x = predictor.encoder[-1](x)
-        return x.float().mean((0, 2, 3, 4)).cpu().numpy()
+        return array_of(x.float().mean((0, 2, 3, 4)))
 
 
 def unlikeness(descriptor: np.ndarray, labelled: Sequence[np.ndarray]) -> float:

@@ -164,7 +164,7 @@ class TestCheck:
         with pytest.raises(CaseError, match="No case is labelled"):
             check_cases([])
 
-    @pytest.mark.parametrize("name", ["", "a/b", "..", "a\\b", "a:b", " a", "a.", "a\n"])
+    @pytest.mark.parametrize("name", ["", "a/b", "..", "a\\b", "a:b", " a", "a.", "a\n", "NUL", "aux.1"])
     def test_names_that_are_no_file_names(self, tmp_path, name):
         case = make_case(tmp_path)
         case.id = name
@@ -252,6 +252,13 @@ class TestPrepare:
         before = content_key(image)
         write(image, noise(1))
         assert content_key(image) != before
+
+    def test_what_desktops_leave_in_a_folder_is_no_content(self, tmp_path):
+        (tmp_path / "1.dcm").write_bytes(b"slice")
+        before = content_key(tmp_path)
+        for name in (".DS_Store", "Thumbs.db", "desktop.ini"):
+            (tmp_path / name).write_bytes(b"x")
+        assert content_key(tmp_path) == before
 
     def test_a_label_of_255(self, tmp_path):
         prepared = load_prepared(prepare(make_case(tmp_path, label=box(255)), tmp_path / "cache"))

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from simcvd.devices import DeviceError, choose_device, choose_precision, memory_limit
+from simcvd import devices
+from simcvd.devices import DeviceError, choose_device, choose_precision, memory_layout, memory_limit
 
 
 def test_the_cpu_is_always_there_in_a_precision_it_has():
@@ -30,3 +31,22 @@ def test_unknown_precision():
 
 def test_memory_limit_of_the_cpu_is_bounded():
     assert 64 <= memory_limit("cpu") <= 1024
+
+
+def test_a_device_is_held_against_the_cpu_and_chance_is_left_alone():
+    state = torch.get_rng_state()
+    assert devices._what_fails("cpu") is None
+    assert devices._what_fails("meta")
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("wrong", [None, "ConvTranspose 3D is not supported"])
+def test_an_apple_gpu_is_taken_only_where_it_computes_rightly(monkeypatch, wrong):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(devices, "_what_fails", lambda device: wrong)
+    if wrong:
+        with pytest.raises(DeviceError, match=r"can't compute on 'mps' here \(ConvTranspose 3D .*; choose auto or cpu"):
+            choose_device("mps")
+    else:
+        assert choose_device("mps") == "mps"
+    assert memory_layout("mps") is torch.contiguous_format and memory_layout("cuda:1") is torch.channels_last_3d

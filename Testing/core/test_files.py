@@ -2,6 +2,7 @@ import os
 
 import pytest
 
+from simcvd import files
 from simcvd.events import EventLog, read_events
 from simcvd.files import atomic_path, read_json, sha256, write_json
 
@@ -68,3 +69,42 @@ def test_a_half_line_of_a_killed_process_spoils_no_other(tmp_path):
 def test_an_event_of_no_number_is_refused(tmp_path):
     with pytest.raises(ValueError):
         EventLog(tmp_path / "events.jsonl").write("step", loss=float("nan"))
+
+
+class InUseError(PermissionError):
+    """As Windows raises it for a file that somebody has open."""
+
+    winerror = 32
+
+
+def test_a_file_that_is_in_use_for_a_moment_is_waited_for(monkeypatch):
+    monkeypatch.setattr(files, "PAUSES", (0.0, 0.0))
+    refusals = [InUseError(), InUseError()]
+
+    def act():
+        if refusals:
+            raise refusals.pop()
+
+    files.patiently(act)
+    assert not refusals
+
+
+def test_a_file_that_stays_in_use_or_is_forbidden_is_told(monkeypatch):
+    monkeypatch.setattr(files, "PAUSES", (0.0, 0.0))
+    for error, tries in ((InUseError(), 3), (PermissionError(13, "no"), 1)):
+        calls = []
+
+        def act(error=error, calls=calls):
+            calls.append(1)
+            raise error
+
+        with pytest.raises(PermissionError):
+            files.patiently(act)
+        assert len(calls) == tries
+
+
+def test_the_temporary_name_is_plain_and_keeps_its_ending(tmp_path):
+    with files.atomic_path(tmp_path / "vorhöfe.心.nii.gz") as temporary:
+        assert temporary.name.isascii() and temporary.name.endswith(".nii.gz")
+        temporary.write_bytes(b"x")
+    assert [p.name for p in tmp_path.iterdir()] == ["vorhöfe.心.nii.gz"]

@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -346,6 +347,19 @@ class TestPlaces:
         delete_model("left-atrium")
         assert find_model("left-atrium") == tmp_path / "shipped" / "left-atrium"
 
+    def test_names_are_told_apart_by_their_capitals_on_every_disk(self, model, monkeypatch):
+        as_there = Path.is_file
+        monkeypatch.setattr(Path, "is_file", lambda path: as_there(path.parent.with_name("left-atrium") / path.name))
+        for act in (find_model, delete_model):
+            with pytest.raises(ModelError, match="Left-Atrium"):
+                act("Left-Atrium")
+        assert find_model("left-atrium") == model
+
+    @pytest.mark.parametrize("name", ["con", "AUX", "nul.v2", "Com1"])
+    def test_names_of_devices_are_no_names(self, tmp_path, name):
+        with pytest.raises(ModelError, match="no device such as con"):
+            save_model(tmp_path / "m", card(name=name), arrays())
+
     def test_only_own_models_are_deleted(self, model, tmp_path):
         save_model(tmp_path / "shipped" / "atlas", card(name="atlas"), arrays())
         with pytest.raises(ModelError, match="came with SimCVD"):
@@ -529,6 +543,13 @@ class TestZip:
         (tmp_path / "flipped.zip").write_bytes(content)
         self.refused(tmp_path / "flipped.zip", "can't be read as a zip file", tmp_path)
         self.refused(tmp_path / "none.zip", "can't be read as a zip file", tmp_path)
+
+    def test_what_a_mac_adds_is_left_aside(self, model, tmp_path):
+        given_card, weights = parts(model)
+        delete_model("left-atrium")
+        own = [("m/card.json", given_card), ("m/weights.npz", weights)]
+        added = [("__MACOSX/m/._card.json", b"x"), ("m/.DS_Store", b"x"), ("__MACOSX/._m", b"x")]
+        assert parts(import_model(zipped(tmp_path / "m.zip", own + added))) == (given_card, weights)
 
     def test_encrypted(self, model, tmp_path):
         export_model(model, tmp_path / "la.zip")

@@ -540,6 +540,19 @@ def test_a_word_to_a_run_is_understood_in_any_encoding(tmp_path):
     assert run.command() is None
 
 
+def test_a_word_that_can_not_be_removed_is_emptied(tmp_path, monkeypatch):
+    run = RunFolder(tmp_path, {})
+    run.control.write_text("stop")
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "in use")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refuse)
+        run.clear_command()
+    assert run.control.exists() and run.command() is None
+
+
 def test_a_folder_on_a_file_system_without_locks_can_be_trained_in(tmp_path, monkeypatch):
     def unknown(file):
         raise OSError(errno.ENOSYS, "not implemented")

@@ -231,6 +231,41 @@ def test_a_run_that_can_not_be_removed_stays_on_the_list(tmp_path, monkeypatch):
     assert run.isGone and not run.folder.exists()
 
 
+def test_a_run_whose_process_still_holds_a_file_is_removed_once_it_lets_go(tmp_path, monkeypatch):
+    run = ballRun(tmp_path / "run")
+
+    def refuse(path):
+        error = PermissionError(13, "in use", str(path))
+        error.winerror = 32
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.shutil, "rmtree", refuse)
+        run.discard()
+        run.poll()
+        assert run.wasDiscarded and not run.isGone
+    run.poll()
+    assert run.isGone and not run.folder.exists()
+
+
+def test_a_run_whose_file_stays_in_use_is_told_in_the_end(tmp_path, monkeypatch):
+    run = ballRun(tmp_path / "run")
+    error = PermissionError(13, "in use")
+    error.winerror = 32
+    monkeypatch.setattr(runs.shutil, "rmtree", lambda path: (_ for _ in ()).throw(error))
+    run.discard()
+    for _poll in range(runs.PATIENCE - 1):
+        run.poll()
+    with pytest.raises(SimCVDError, match="can't be removed"):
+        run.poll()
+    assert not run.wasDiscarded
+
+
+def test_a_run_is_named_like_no_device(tmp_path):
+    assert runlist.freeFolder("con", tmp_path).name == "run-con"
+    assert runlist.freeFolder("console", tmp_path).name == "console"
+
+
 def test_a_run_that_can_not_be_told_to_stop_is_not_removed_later(tmp_path):
     run = ballRun(tmp_path / "run")
     run.state = runs.RUNNING

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import shutil
+import subprocess
 import sys
 import time
+from collections.abc import Iterable
 
 INTERRUPTED = 130  # exit code of a command that Ctrl+C stopped, as shells expect it
 EVERY_SECONDS = 30  # between two lines of progress where there is no terminal
@@ -80,6 +84,11 @@ class Console:
         line = line[: shutil.get_terminal_size().columns - 1]
         print("\r" + line.ljust(self._width), end="", file=sys.stderr, flush=True)
         self._width = len(line)
+
+
+def pasted(words: Iterable[str]) -> str:
+    """A command as it can be pasted into a terminal."""
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
 
 def duration(seconds: float) -> str:

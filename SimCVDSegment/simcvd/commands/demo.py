@@ -12,6 +12,7 @@ from ..errors import SimCVDError
 from ..evaluation import REPORT_FILES, evaluate
 from ..files import read_json, write_json
 from ..phantom import write_cohort
+from ..pytorch import check_torch
 from ..report import summary
 from .console import Console
 from .segment import find_scans, outputs_for, segment_scans
@@ -58,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Tell the story."""
+    check_torch()
     tell(args.output, Scale(), Console())
     return 0
 

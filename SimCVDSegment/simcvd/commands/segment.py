@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +20,8 @@ from ..images import (
     write_volume,
 )
 from ..models import find_model, load_card
-from .console import Console, Interrupted
+from ..pytorch import check_torch
+from .console import Console, Interrupted, pasted
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -80,6 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Segment everything; 1 when some of the scans failed."""
+    check_torch()
     console = Console(args.json)
     scans = find_scans(args.input)
     model = find_model(args.model)
@@ -139,7 +140,7 @@ def segment_scans(
         except KeyboardInterrupt:
             console.finish()
             _tell_failed(failed, console)
-            left = shlex.join(str(p) for _, p in scans[i:])
+            left = pasted(str(p) for _, p in scans[i:])
             raise Interrupted(
                 f"{len(done)} of {len(scans)} scans are done; segment the others to go on: {left}"
             ) from None

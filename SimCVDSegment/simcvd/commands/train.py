@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 import time
 from collections.abc import Collection
 from pathlib import Path
@@ -14,7 +13,8 @@ from ..cases import Case, cases_from_folder, read_cases
 from ..errors import SimCVDError
 from ..files import read_json
 from ..models import STRIDE, find_model
-from .console import INTERRUPTED, Console, Interrupted, duration
+from ..pytorch import check_torch
+from .console import INTERRUPTED, Console, Interrupted, duration, pasted
 
 DESCRIPTION = """Trains a model from cases, or goes on with a run that was stopped (simcvd train RUN).
 
@@ -42,7 +42,8 @@ class UsageError(SimCVDError):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options; those of the methods come from the methods themselves, which needs torch."""
+    """Declare the options; those of the methods come from the methods themselves, which needs PyTorch."""
+    check_torch()
     from ..devices import DEVICES, PRECISIONS
     from ..training.methods import METHODS
     from ..training.optimiser import MEANINGS
@@ -460,7 +461,7 @@ def _wait_for(folder: Path) -> None:
 
 
 def _going_on(folder: Path) -> str:
-    return shlex.join(["simcvd", "train", str(folder)])
+    return pasted(["simcvd", "train", str(folder)])
 
 
 def _figures(e: dict) -> str:

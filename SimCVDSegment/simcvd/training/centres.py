@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 
+from ..tensors import array_of, tensor_of
 from .heads import unit
 
 
@@ -26,8 +27,8 @@ def assign_centres(centres: torch.Tensor, means: torch.Tensor) -> torch.Tensor:
 
     Both (C, D), unit rows; (C,) indices of centres.
     """
-    _, chosen = linear_sum_assignment(torch.cdist(means, centres).cpu().numpy())
-    return torch.as_tensor(chosen, device=centres.device)
+    _, chosen = linear_sum_assignment(array_of(torch.cdist(means, centres)))
+    return tensor_of(chosen).to(centres.device)
 
 
 def moved_means(running: torch.Tensor, means: torch.Tensor, rate: float) -> torch.Tensor:

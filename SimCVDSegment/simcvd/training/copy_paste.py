@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from ..labels import keep_largest
+from ..tensors import array_of, tensor_of
 from .distributed import rank, world_size
 
 SIDE = 2 / 3  # of the crop, on each axis: 29.6 % of the volume changes hands
@@ -61,6 +62,6 @@ def pseudo_labels(logits: torch.Tensor, threshold: float, largest: bool) -> tupl
     confidence, classes = logits.float().softmax(1).max(1)
     classes = classes.to(torch.uint8)
     if largest:
-        kept = [torch.from_numpy(keep_largest(crop)) for crop in classes.cpu().numpy()]
+        kept = [tensor_of(keep_largest(crop)) for crop in array_of(classes)]
         classes = torch.stack(kept).to(logits.device)
     return classes, (confidence >= threshold).float()

@@ -22,6 +22,7 @@ from ..inference import Predictor
 from ..labels import keep_largest
 from ..network import VNet, head_start
 from ..pictures import slice_picture
+from ..tensors import array_of
 from . import distributed
 from .ahead import Ahead
 from .batch_norm import settle_batch_norm
@@ -58,6 +59,7 @@ class Trainer:
         self.config = folder.config
         check_values(self.config)  # users are told to change it
         self.device = distributed.start(torch.device(devices.choose_device(self.config["device"])))
+        self.layout = devices.memory_layout(str(self.device))
         self.main = distributed.rank() == 0
         self.on_event = on_event or (lambda event: None)
         self.dtype = devices.choose_precision(self.config["precision"], str(self.device))
@@ -110,7 +112,7 @@ class Trainer:
         elif c.get("head_start") and c["network"]["n_classes"] > 2 and not state:
             head_start(network, self._shares())
         self.method = make_method(c["method"], network, c["settings"]).to(self.device)
-        self.method.to(memory_format=torch.channels_last_3d)
+        self.method.to(memory_format=self.layout)
         distributed.share_batch_norm(self.method, self.device)
         self.method.train()
         self.optimiser = make_optimiser(self.method, c["optimiser"])
@@ -340,7 +342,7 @@ class Trainer:
         generator.manual_seed(_seed(self.config["seed"], self.iteration, 0))
         images = [torch.stack([c.image for c in part])[:, None] if part else torch.empty(0) for part in crops]
         labelled_images, unlabelled_images = (
-            x.to(self.device, memory_format=torch.channels_last_3d) if len(x) else x for x in images
+            x.to(self.device, memory_format=self.layout) if len(x) else x for x in images
         )
         return Batch(
             labelled=labelled_images,
@@ -363,7 +365,7 @@ class Trainer:
         def batch() -> torch.Tensor:
             chosen = rng.integers(len(cases), size=sum(c["batch"]))
             crops = [random_crop(cases[n], c["patch"], rng).image for n in chosen]
-            return torch.stack(crops)[:, None].to(self.device, memory_format=torch.channels_last_3d)
+            return torch.stack(crops)[:, None].to(self.device, memory_format=self.layout)
 
         with self._narrow():
             batches = (batch() for _ in range(c.get("settle_batch_norm", 0)))
@@ -565,7 +567,7 @@ class Trainer:
         self._checkpoint()
         if not self.main:
             return
-        state = {k: v.cpu().numpy() for k, v in self.method.deployed.state_dict().items()}
+        state = {k: array_of(v) for k, v in self.method.deployed.state_dict().items()}
         card = card_of(self.config) | {"training": self._provenance()}
         card["segments"] = [{**segment, "volume_ml": self._volumes(segment)} for segment in card["segments"]]
         card["scan_ml"] = self._range_in_ml([case.image.size for case in self.labelled], card.get("scan_ml"))
@@ -633,7 +635,7 @@ def _packed(label: np.ndarray) -> torch.Tensor:
 
 
 def _unpacked(packed: torch.Tensor, shape: tuple[int, ...]) -> np.ndarray:
-    return np.frombuffer(bytearray(zlib.decompress(packed.cpu().numpy().tobytes())), np.uint8).reshape(shape)
+    return np.frombuffer(bytearray(zlib.decompress(array_of(packed).tobytes())), np.uint8).reshape(shape)
 
 
 def _seed(*numbers: int) -> int:

@@ -14,6 +14,7 @@ plan.json       what a run is to become whose cases are not prepared yet (simcvd
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import pickle
@@ -24,7 +25,7 @@ import torch
 
 from ..errors import SimCVDError, is_out_of_memory
 from ..events import EventLog
-from ..files import atomic_path, read_json, read_word, write_json
+from ..files import atomic_path, patiently, read_json, read_word, write_json
 from ..locks import claim
 
 
@@ -116,8 +117,15 @@ class RunFolder:
         return read_word(self.control)
 
     def clear_command(self) -> None:
-        """Forget a command once it is obeyed, so that a resumed run doesn't meet it again."""
-        self.control.unlink(missing_ok=True)
+        """Forget a command once it is obeyed, so that a resumed run doesn't meet it again.
+
+        A run that can't remove its file says nothing: what it was told is done, and no reason to fail.
+        """
+        try:
+            patiently(lambda: self.control.unlink(missing_ok=True))
+        except OSError:
+            with contextlib.suppress(OSError):
+                self.control.write_bytes(b"")  # no word either
 
     def save_checkpoint(self, state: dict) -> None:
         """Replace the checkpoint in one step: a killed process leaves the old one or the new one."""

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ..tensors import tensor_of
+
 AUGMENTATIONS = ("published", "strong", "robust", "none")
 
 
@@ -118,7 +120,7 @@ def random_crop(
     box = tuple(slice(s, s + p) for s, p in zip(start, patch, strict=True))
     lowest, height = start[0] - pads[0][0], case.image.shape[0]
     axial = (lowest / height, (lowest + patch[0]) / height)
-    return Crop(torch.from_numpy(image[box].astype(np.float32)), torch.from_numpy(label[box].copy()), axial)
+    return Crop(tensor_of(image[box].astype(np.float32)), tensor_of(label[box].copy()), axial)
 
 
 def turned_crop(case: TrainingCase, patch: Sequence[int], rng: np.random.Generator) -> Crop:
@@ -154,11 +156,11 @@ def warped_crop(
     theta = np.zeros((3, 4), np.float32)
     theta[:, :3] = matrix[::-1, ::-1] * np.asarray(patch, float)[None, ::-1] / sides[::-1, None]
     theta[:, 3] = (2 * centre / sides - 1)[::-1]
-    grid = F.affine_grid(torch.from_numpy(theta)[None], [1, 1, *patch], align_corners=False)
-    image = _read(torch.from_numpy(case.image.astype(np.float32)), grid, "border")
+    grid = F.affine_grid(tensor_of(theta)[None], [1, 1, *patch], align_corners=False)
+    image = _read(tensor_of(case.image.astype(np.float32)), grid, "border")
     label = torch.zeros(tuple(patch), dtype=torch.uint8)
     if case.label is not None:
-        whole = torch.from_numpy(case.label)
+        whole = tensor_of(case.label)
         shares = [_read((whole == v).float(), grid, "zeros") for v in range(1, int(whole.max()) + 1)]
         everything = torch.stack([torch.ones(tuple(patch)) - sum(shares), *shares])
         label = everything.max(0).indices.to(torch.uint8)  # argmax says the same in ten times the time
@@ -192,7 +194,7 @@ def disturbed_crop(
         image = _thicker(image, int(rng.integers(0, 3)), int(rng.integers(2, 5)))
     if rng.random() < 0.3:
         noise = rng.standard_normal(tuple(patch), dtype=np.float32) * rng.uniform(0, 0.5) * float(image.std())
-        image = image + torch.from_numpy(noise.astype(np.float32))
+        image = image + tensor_of(noise.astype(np.float32))
     if rng.random() < 0.2:
         _empty(image, label, rng)
     return Crop(image, label, crop.axial)
@@ -200,7 +202,7 @@ def disturbed_crop(
 
 def _bias_field(patch: Sequence[int], rng: np.random.Generator) -> torch.Tensor:
     """Factors around one, four fifths more at most, from a coil's few smooth lobes."""
-    lobes = torch.from_numpy(rng.uniform(-0.6, 0.6, (1, 1, 2, 3, 3)).astype(np.float32))
+    lobes = tensor_of(rng.uniform(-0.6, 0.6, (1, 1, 2, 3, 3)).astype(np.float32))
     return F.interpolate(lobes, tuple(patch), mode="trilinear", align_corners=True)[0, 0].exp()
 
 
