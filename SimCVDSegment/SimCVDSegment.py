@@ -23,6 +23,7 @@ from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModule,
     ScriptedLoadableModuleLogic,
+    ScriptedLoadableModuleTest,
 )
 
 from simcvd import __version__
@@ -131,7 +132,6 @@ class SimCVDSegmentWidget(Panel):
         self._connectWidgets()
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneChanged)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartSaveEvent, self.onSceneStartSave)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneChanged)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAddedEvent, self.onNodeAdded)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAboutToBeRemovedEvent, self.onNodeLeaves)
@@ -205,11 +205,6 @@ class SimCVDSegmentWidget(Panel):
         """Nothing of the old scene is kept; jobs that are under way find out by themselves that it is gone."""
         self._stop()
         self._setParameters(None)
-
-    def onSceneStartSave(self, _caller, _event):
-        """What is saved of a segment's settings and points fits what it is."""
-        if self._corrections is not None:
-            self._corrections.takeEdits()
 
     def onSceneChanged(self, _caller, _event):
         if self.parent.isEntered:
@@ -340,11 +335,8 @@ class SimCVDSegmentWidget(Panel):
         self._start()
 
     def _start(self):
-        if not self._torch[0]:
-            self.onInstallTorch()
-            if not self._torch[0]:
-                self._say("status", self._torch[1])
-                return
+        if not self._torchReady("status"):
+            return
         p = self._parameters
         with self._showingErrors():
             self._job = segmentation.startSegmentation(
@@ -387,12 +379,11 @@ class SimCVDSegmentWidget(Panel):
 
     def onSegmentChosen(self):
         if not self._updating and self._parameters is not None:
-            self._choose(self.ui.segmentSelector.currentNode(), self.ui.segmentSelector.currentSegmentID())
+            self._choose(*_chosenIn(self.ui.segmentSelector))
 
     def _choose(self, node, segmentId):
         with slicer.util.NodeModify(self._parameters.parameterNode):
-            self._parameters.result = node
-            self._parameters.segment = segmentId if node is not None else ""
+            self._parameters.result, self._parameters.segment = node, segmentId
 
     def _follow(self):
         """Have overlay and corrections of the segment that is chosen, with the settings it was left with."""
@@ -541,8 +532,7 @@ class SimCVDSegmentWidget(Panel):
     def onReferenceChosen(self):
         if not self._updating and self._parameters is not None:
             with slicer.util.NodeModify(self._parameters.parameterNode):
-                self._parameters.reference = self.ui.referenceSelector.currentNode()
-                self._parameters.referenceSegment = self.ui.referenceSelector.currentSegmentID()
+                self._parameters.reference, self._parameters.referenceSegment = _chosenIn(self.ui.referenceSelector)
 
     def onCompare(self):
         """Compare, or stop comparing."""
@@ -757,6 +747,16 @@ class SimCVDSegmentWidget(Panel):
         return choice is not None and choice.problem is None
 
 
+def _chosenIn(selector):
+    """Node and segment ID of a segment selector, which itself stands on "None" when a node is chosen first: then, and
+    for what another node left behind, the first segment of the node."""
+    node, segmentId = selector.currentNode(), selector.currentSegmentID()
+    if node is None:
+        return None, ""
+    segmentIds = node.GetSegmentation().GetSegmentIDs()
+    return node, segmentId if segmentId in segmentIds else next(iter(segmentIds), "")
+
+
 def openModule(name):
     """Show another module, where there is a window to show it in."""
     if slicer.util.mainWindow() is not None:
@@ -824,3 +824,18 @@ class SimCVDSegmentLogic(ScriptedLoadableModuleLogic):
             raise SimCVDError(endText(last))
         logging.info(endText(last))
         return last["segmentation"]
+
+
+class SimCVDSegmentTest(ScriptedLoadableModuleTest):
+    """What "Reload and Test" runs: the sample is drawn and segmented. The scene stays as it was but for these two."""
+
+    def runTest(self):
+        self.test_sample()
+
+    def test_sample(self):
+        """The shipped model finds an atrium in the sample."""
+        volume, _reference = samples.loadSample()
+        segmentation = SimCVDSegmentLogic().segment(volume)
+        mask = nodes.readSegment(segmentation, segmentation.GetSegmentation().GetNthSegmentID(0), volume)
+        self.assertTrue(mask.any())
+        self.delayDisplay(_("Test passed."))

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import logging
-import re
 import shutil
 import sys
 import time
@@ -20,11 +19,12 @@ from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModule,
     ScriptedLoadableModuleLogic,
+    ScriptedLoadableModuleTest,
 )
 
 from simcvd import __version__
 from simcvd.errors import SimCVDError
-from simcvd.models import find_model, load_card, model_folders
+from simcvd.models import find_model, is_name, load_card, model_folders
 from simcvd.training.recipes import PUBLISHED
 from SimCVDLib import (
     caseexport,
@@ -39,6 +39,7 @@ from SimCVDLib import (
     pytorch,
     runlist,
     runs,
+    samples,
 )
 from SimCVDLib.caselist import ROLES, CaseList, roleName
 from SimCVDLib.caseload import loadCase
@@ -54,7 +55,6 @@ MINUTES = (10, 60, 480, 0)  # as those of durationComboBox; 0 is the published s
 SCRATCH = ""  # the start model of a training from scratch
 RANK_HEIGHTS, TABLE_HEIGHTS = (60, 300), (80, 400)  # pixels, least and most
 WHY, STRUCTURE = 3, 1  # columns of rankTree and resultTable that take what the others leave
-MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 # what else a run takes: settings that are neither the method's nor the optimizer's
 RUN_SETTINGS = (*(key for key in PUBLISHED if key not in ("settings", "optimiser")), "patch", "precision", "threads")
 RUN_SETTINGS += ("validate_percent", "checkpoint_seconds", "network", "minutes", "normalisation", "recipe")
@@ -461,14 +461,6 @@ class SimCVDTrainWidget(Panel):
         runlist.setRunsFolder(folder)
         self.updateGui()
 
-    def _torchReady(self, place):
-        """Whether PyTorch is there; offers to install it first."""
-        if not self._torch[0]:
-            self.onInstallTorch()
-        if not self._torch[0]:
-            self._say(place, self._torch[1])
-        return self._torch[0]
-
     def _plan(self):
         p = self._parameters
         return self.logic.plan(
@@ -496,7 +488,7 @@ class SimCVDTrainWidget(Panel):
         self.updateGui()
 
     def _onEstimate(self, event):
-        if event["event"] == "progress":
+        if event["event"] == "progress" or self._estimate is None:  # of a scene that was closed, or a panel
             return
         self._estimate = None
         self._say("estimate", estimateText(event))
@@ -859,7 +851,7 @@ class SimCVDTrainLogic(ScriptedLoadableModuleLogic):
         """
         if self.table.blocking():
             raise SimCVDError(self.table.blocking())
-        if not MODEL_NAME.fullmatch(name):
+        if not is_name(name):
             raise SimCVDError(_("The name must be of letters, digits, dots, dashes and underscores; give another."))
         if (model_folders()[0] / name).exists():
             raise SimCVDError(_("There is a model {name} already; give the new one another name.").format(name=name))
@@ -952,3 +944,19 @@ def settingsOf(text):
         group = "optimiser" if key in PUBLISHED["optimiser"] else "settings"
         (wishes if key in RUN_SETTINGS else wishes.setdefault(group, {}))[key] = value
     return wishes
+
+
+class SimCVDTrainTest(ScriptedLoadableModuleTest):
+    """What "Reload and Test" runs: the sample comes on the list of cases with its outline, and leaves it again."""
+
+    def runTest(self):
+        self.test_sample()
+
+    def test_sample(self):
+        """A scan of the scene finds its outline."""
+        volume, reference = samples.loadSample()
+        logic = SimCVDTrainLogic()
+        row = logic.addLabelledCase(volume, reference)
+        self.assertEqual((row.role, logic.table.rows[-1]), ("labelled", row))
+        logic.table.remove(row)
+        self.delayDisplay(_("Test passed."))

@@ -88,7 +88,7 @@ class FileLooks:
             self._limit.start(0)
 
     def _onFinished(self, _exitCode, _exitStatus):
-        self._onLost()
+        self._limit.start(0)  # not at once: the process is still busy telling this, and nobody else holds it
 
     def _onLost(self):
         """It crashed over a case, or takes too long over it: its successor looks at the others."""

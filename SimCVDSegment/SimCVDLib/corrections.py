@@ -29,6 +29,7 @@ ONE_STEP_SECONDS = 0.7  # changes of one kind that follow each other this quickl
 _ROLES = {True: "SimCVD.Inside", False: "SimCVD.Outside"}
 _SEGMENT = "SimCVD.Segment"
 _SETTINGS = "SimCVD.Settings."  # attribute of a segmentation: the settings of one of its segments
+_EDITED = "SimCVD.Edited."  # attribute of a segmentation: a segment was edited elsewhere since its settings were made
 _COLOURS = {True: (0.30, 0.85, 0.35), False: (0.95, 0.35, 0.85)}
 UNTOUCHED = {**DEFAULTS, "inside": (), "outside": ()}
 
@@ -80,6 +81,8 @@ class Corrections:
         self._edited = self._timer(self._onEdited)
         self._surface = self._timer(self._showSurface)
         self._observe(segmentationNode.GetSegmentation(), slicer.vtkSegmentation.SourceRepresentationModified)
+        if segmentationNode.GetAttribute(_EDITED + segmentId):
+            self._edited.start(0)
         for inside in (True, False):
             if self._list(inside) is not None:
                 self._watch(self._list(inside))
@@ -275,6 +278,7 @@ class Corrections:
         return self._missed or self._edited.isActive()
 
     def _onEdited(self):
+        """Make the segment as it is now the base, unless the edit was one of another segment."""
         self._edited.stop()
         self._missed = False
         segmentation, volume = self._segmentation.get(), self._volume.get()
@@ -282,6 +286,7 @@ class Corrections:
             return
         if segmentation.GetSegmentation().GetSegment(self._segmentId) is None or not nodes.isOfVoxels(segmentation):
             return
+        segmentation.RemoveAttribute(_EDITED + self._segmentId)
         if self._refinement is None:
             if self._open():  # the maps now fit what the segment is
                 self._onChanged()
@@ -404,10 +409,18 @@ class Corrections:
             return
         if not caller.IsA("vtkSegmentation"):
             self._soon.start(0)
-        elif self._resting:
+            return
+        self._mark()
+        if self._resting:
             self._missed = True
         else:
             self._edited.start(EDIT_AFTER_MS)
+
+    def _mark(self):
+        """Note the edit with the segmentation, as the scene may be saved before it is taken in, and nothing says so."""
+        segmentation = self._segmentation.get()
+        if segmentation is not None and self._applied != UNTOUCHED:
+            segmentation.SetAttribute(_EDITED + self._segmentId, "1")  # the same again tells nobody
 
     def _onSoon(self):
         try:
@@ -418,7 +431,8 @@ class Corrections:
 
 def forget(segmentationNode, segmentId):
     """Remove settings and points of a segment: they belonged to a result that is replaced."""
-    segmentationNode.RemoveAttribute(_SETTINGS + segmentId)
+    for attribute in (_SETTINGS, _EDITED):
+        segmentationNode.RemoveAttribute(attribute + segmentId)
     for inside in (True, False):
         points = _pointList(segmentationNode, segmentId, inside)
         if points is not None:

@@ -79,6 +79,7 @@ class Outcome:
                 tableNode.AddColumn(column)
                 column.SetName(title)
             tableNode.SetUseColumnTitleAsColumnHeader(True)
+            tableNode.SetLocked(True)  # a double click would let the figures be typed over
         return tableNode
 
     def save(self, path):

@@ -5,6 +5,7 @@ import sys
 
 import qt
 import vtk
+from slicer.i18n import tr as _
 from slicer.ScriptedLoadableModule import ScriptedLoadableModuleWidget
 from slicer.util import VTKObservationMixin
 
@@ -14,7 +15,7 @@ from SimCVDLib import jobs, pytorch
 class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
     """A panel with one handler per control.
 
-    A module's panel adds initializeParameterNode, _fillModels, _onParameters, updateGui, cleanup and _details.
+    A module's panel adds initializeParameterNode, _fillModels, _onParameters, updateGui, cleanup, _say and _details.
     """
 
     def __init__(self, parent=None):
@@ -39,9 +40,19 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ScriptedLoadableModuleWidget.onReload(self)
 
     def onInstallTorch(self):
-        """Install PyTorch; the user is asked first."""
+        """Install PyTorch; the user is asked first. The application answers clicks meanwhile, for minutes."""
+        self.ui.torchLabel.text = _("Installing PyTorch; this takes some minutes...")
         self._torch = pytorch.install()
-        self.updateGui()
+        if self._parameters is not None:  # the scene may have been closed
+            self.updateGui()
+
+    def _torchReady(self, place):
+        """Whether PyTorch is there, and the scene still; offers to install it first."""
+        if not self._torch[0]:
+            self.onInstallTorch()
+        if not self._torch[0]:
+            self._say(place, self._torch[1])
+        return self._torch[0] and self._parameters is not None
 
     def onCopyDetails(self):
         """Put what someone who is asked for help wants to know on the clipboard."""
@@ -54,13 +65,14 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             with self._quietly():
                 self._fillModels()
             self._link = parameters.connectGui(self.ui)
-            self.addObserver(parameters, vtk.vtkCommand.ModifiedEvent, self._onParameters)
+            # of the node: what is observed is remembered for good, and with it a wrapper and all its own observers
+            self.addObserver(parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParameters)
             self._onParameters()
 
     def _disconnect(self):
         if self._link is not None:
             self._parameters.disconnectGui(self._link)
-            self.removeObserver(self._parameters, vtk.vtkCommand.ModifiedEvent, self._onParameters)
+            self.removeObserver(self._parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParameters)
             self._link = None
 
     @contextlib.contextmanager

@@ -142,6 +142,7 @@ def _fill(tableNode, rows):
         for row in rows:
             _addColumn(tableNode, row["label"], [_shown(row[name]) for name in HEADINGS])
         tableNode.SetUseColumnTitleAsColumnHeader(True)
+        tableNode.SetLocked(True)  # a double click would let the figures be typed over
     return tableNode
 
 

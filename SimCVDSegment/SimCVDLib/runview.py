@@ -84,6 +84,7 @@ class RunView:
         """Watch no run; its curves leave the scene."""
         if self._curves is not None:
             self._curves.close()
+        self._removePlotView()
         if self.run is not None and self.run.wasDiscarded and not self.run.isGone:
             self._discarded.append(self.run)
         self.run = self._curves = self._seen = self._drawn = None
@@ -278,9 +279,21 @@ class RunView:
             node.SetLayoutName(PLOT)
             node.SetName(PLOT)
             node.SetAndObserveParentLayoutNodeID(owner.GetID())  # else the layout would make a view for it
+            node.SetDoPropagatePlotChartSelection(False)  # charts that the user shows elsewhere stay there
             for each in (owner, node):
                 each.SetSaveWithScene(False)
                 each.SetHideFromEditors(True)
             node = slicer.mrmlScene.AddNode(node)
         self._view.setMRMLPlotViewNode(node)  # the same one changes nothing
         return node
+
+    def _removePlotView(self):
+        """A scene that is closed would leave the node without its owner, and then the layout makes a view for it."""
+        node = slicer.mrmlScene.GetSingletonNode(PLOT, "vtkMRMLPlotViewNode")
+        if node is None:
+            return
+        self._view.setMRMLPlotViewNode(None)
+        owner = node.GetParentLayoutNode()
+        for each in (node, owner):
+            if each is not None:
+                slicer.mrmlScene.RemoveNode(each)

@@ -64,6 +64,11 @@ def save_model(folder: str | os.PathLike, card: dict, state: dict[str, np.ndarra
         write_json(temporary / CARD, {**card, "sha256": sha256(temporary / WEIGHTS)})
 
 
+def is_name(text: str) -> bool:
+    """Whether a model can be called so."""
+    return bool(_NAME.fullmatch(text))
+
+
 def new_card(card: dict, where: str) -> dict:
     """A card for weights yet to be written: what is missing of the description is empty, the format is set, segments
     stand in the order of their values.

@@ -331,7 +331,11 @@ class qMRMLCheckableNodeComboBox(SceneWidget, QtWidgets.QWidget):
 
 @wrapped
 class qMRMLSegmentSelectorWidget(SceneWidget, QtWidgets.QWidget):
-    """A segmentation and one of its segments; choosing a node chooses its first segment."""
+    """A segmentation and one of its segments.
+
+    With noneEnabled the segments have a "None" too, and a node that is chosen first stands on it; without, its first
+    segment is chosen. The ID that was chosen last is kept while there is no node.
+    """
 
     currentNodeChanged = Signal(object)
     currentSegmentChanged = Signal(str)
@@ -339,17 +343,19 @@ class qMRMLSegmentSelectorWidget(SceneWidget, QtWidgets.QWidget):
     def __init__(self, parent=None):
         super().__init__(parent)
         self._pq_nodes, self._pq_segments = qMRMLNodeComboBox(self), QtWidgets.QComboBox(self)
+        self._pq_current = ""
         self._pq_nodes.setNodeTypes(["vtkMRMLSegmentationNode"])
         self._pq_nodes.setAddEnabled(False)
         self._pq_nodes.setRemoveEnabled(False)
-        self._pq_nodes.setNoneEnabled(True)
         rowOf(self, self._pq_nodes, self._pq_segments)
         connectWeakly(self._pq_nodes.currentNodeChanged, self._pq_nodeChanged)
         connectWeakly(self._pq_segments.currentIndexChanged, self._pq_segmentChanged)
 
-    noneEnabled = Property(
-        bool, lambda self: self._pq_nodes.noneEnabled, lambda self, v: self._pq_nodes.setNoneEnabled(v)
-    )
+    def setNoneEnabled(self, enabled):
+        self._pq_nodes.setNoneEnabled(enabled)
+        self._pq_list()
+
+    noneEnabled = Property(bool, lambda self: self._pq_nodes.noneEnabled, setNoneEnabled)
     multiSelection = stored(bool, "multiSelection", False)
     segmentationNodeSelectorVisible = stored(bool, "segmentationNodeSelectorVisible", True)
 
@@ -364,18 +370,24 @@ class qMRMLSegmentSelectorWidget(SceneWidget, QtWidgets.QWidget):
         self.currentNodeChanged.emit(node)
 
     def _pq_segmentChanged(self, _index):
-        self.currentSegmentChanged.emit(self.currentSegmentID())
+        if self.currentNode() is not None:
+            self._pq_current = self._pq_segments.currentData or ""
+            self.currentSegmentChanged.emit(self._pq_current)
 
     def _pq_list(self):
-        before, combo, node = self.currentSegmentID(), self._pq_segments, self.currentNode()
+        combo, node = self._pq_segments, self.currentNode()
+        segmentIds = node.GetSegmentation().GetSegmentIDs() if node is not None else ()
         combo.blockSignals(True)
         combo.clear()
-        for segmentId in node.GetSegmentation().GetSegmentIDs() if node is not None else ():
+        if segmentIds and self.noneEnabled:
+            combo.addItem("None", "")
+        for segmentId in segmentIds:
             combo.addItem(node.GetSegmentation().GetSegment(segmentId).GetName(), segmentId)
-        combo.setCurrentIndex(max(combo.findData(before), 0) if combo.count else -1)
+        kept = self._pq_current in segmentIds or (self.noneEnabled and not self._pq_current)
+        combo.setCurrentIndex(combo.findData(self._pq_current) if kept else -1)
         combo.blockSignals(False)
-        if self.currentSegmentID() != before:
-            self.currentSegmentChanged.emit(self.currentSegmentID())
+        if segmentIds and not kept:
+            combo.setCurrentIndex(int(self.noneEnabled))
 
     def currentNode(self):
         return self._pq_nodes.currentNode()
@@ -390,10 +402,12 @@ class qMRMLSegmentSelectorWidget(SceneWidget, QtWidgets.QWidget):
         self._pq_nodes.setCurrentNodeID(nodeId)
 
     def currentSegmentID(self):
-        return self._pq_segments.currentData or ""
+        return self._pq_current
 
     def setCurrentSegmentID(self, segmentId):
-        self._pq_segments.setCurrentIndex(self._pq_segments.findData(segmentId))
+        place = self._pq_segments.findData(segmentId)
+        if place >= 0:
+            self._pq_segments.setCurrentIndex(place)
 
     def selectedSegmentIDs(self):
         return (self.currentSegmentID(),) if self.multiSelection and self.currentSegmentID() else ()

@@ -336,14 +336,32 @@ def test_combo_boxes_leave_out_what_their_filter_says():
 def test_segment_selector_follows_the_segments():
     node, _mask = addSegmentation(addVolume())
     selector, seen = slicer.qMRMLSegmentSelectorWidget(), []
-    selector.setMRMLScene(slicer.mrmlScene)
     selector.connect("currentSegmentChanged(QString)", seen.append)
+    selector.setMRMLScene(slicer.mrmlScene)
     selector.setCurrentNode(node)
     assert selector.currentNodeID() == node.GetID() and selector.currentSegmentID() == "inner"
     node.GetSegmentation().AddEmptySegment("outer", "outer")
     selector.setCurrentSegmentID("outer")
     node.GetSegmentation().RemoveSegment("outer")
     assert seen == ["inner", "outer", "inner"] and selector.selectedSegmentIDs() == ()
+
+
+def test_segment_selector_stands_on_none_where_it_has_one():
+    node, _mask = addSegmentation(addVolume())
+    selector, seen = slicer.qMRMLSegmentSelectorWidget(), []
+    selector.setNoneEnabled(True)
+    selector.setMRMLScene(slicer.mrmlScene)
+    selector.connect("currentSegmentChanged(QString)", seen.append)
+    selector.setCurrentNode(node)
+    assert selector.currentSegmentID() == "" and seen == []
+    selector.setCurrentSegmentID("inner")
+    selector.setCurrentNode(None)
+    assert selector.currentSegmentID() == "inner" and seen == ["inner"]
+    other, _mask = addSegmentation(addVolume())
+    other.GetSegmentation().RemoveSegment("inner")
+    other.GetSegmentation().AddEmptySegment("outer", "outer")
+    selector.setCurrentNode(other)
+    assert seen == ["inner", "outer"]
 
 
 def test_table_view_shows_its_node():

@@ -133,7 +133,7 @@ def test_a_segment_that_became_a_surface_meanwhile_is_left_alone():
 
 @pytest.mark.parametrize("ending", ["close", "takeEdits"])
 def test_what_is_left_of_a_segment_edited_at_rest_fits_it(ending):
-    """Closed, as when another is chosen, or before the scene is saved."""
+    """Closed, as when another is chosen, or before the next change."""
     edited = Edited(brightBall())
     edited.corrections.addPoint(world(edited.volume, OUTSIDE), True)
     edited.set(offset=2.0)
@@ -314,6 +314,27 @@ def test_settings_and_points_come_back_with_a_saved_scene(tmp_path):
     settle()
     assert np.array_equal(edited.set(offset=0.0), ball())
     assert edited.told == 0
+    edited.corrections.close()
+
+
+def test_a_scene_saved_while_a_segment_is_edited_elsewhere_comes_back_as_it_was_edited(tmp_path):
+    edited = Edited(brightBall())
+    edited.corrections.addPoint(world(edited.volume, OUTSIDE), True)
+    edited.set(offset=2.0)
+    edited.corrections.rest()
+    nodes.writeSegment(edited.node, edited.identifier, ball(radius=9.0), edited.volume)
+    assert slicer.util.saveScene(str(tmp_path / "scene.mrb"), properties={})
+    edited.corrections.close()
+    slicer.mrmlScene.Clear(0)
+    slicer.util.loadScene(str(tmp_path / "scene.mrb"), properties={"clear": True})
+    edited.volume, edited.node = slicer.util.getNode("Scan"), slicer.util.getNode("Drawn")
+    found = maps.Maps(edited.node, edited.volume)
+    edited.corrections = Corrections(edited.node, edited.identifier, edited.volume, found, edited.tell)
+    settle()
+    assert edited.told == 1 and edited.corrections.settings == DEFAULTS
+    assert edited.corrections.points(True).GetNumberOfControlPoints() == 0
+    assert np.array_equal(edited.mask(), ball(radius=9.0))
+    assert edited.set(offset=1.0).sum() > ball(radius=9.0).sum() and edited.corrections.settings["offset"] == 1.0
     edited.corrections.close()
 
 

@@ -255,3 +255,18 @@ def test_declining_the_installation_gives_one_sentence(monkeypatch):
     monkeypatch.setattr(pytorch, "status", lambda: (False, "not yet"))
     ready, sentence = pytorch.install()
     assert not ready and "was not installed" in sentence
+
+
+def test_a_second_click_while_pytorch_is_installed_starts_nothing(monkeypatch):
+    said = []
+
+    class Answering:
+        def installTorch(self, **_settings):
+            said.append(pytorch.install())  # pip lets the application answer clicks
+
+    monkeypatch.setitem(sys.modules, "PyTorchUtils", type(sys)("PyTorchUtils"))
+    sys.modules["PyTorchUtils"].PyTorchUtilsLogic = Answering
+    monkeypatch.setattr(pytorch, "status", lambda: (False, "not yet"))
+    for _click in range(2):
+        assert "was not installed" in pytorch.install()[1]
+    assert len(said) == 2 and all("is being installed" in sentence for _, sentence in said)

@@ -272,6 +272,7 @@ def test_the_extensions_index_is_told_what_it_asks_for():
     first = told["DESCRIPTION"].split(". ")[0]
     assert "Outlines structures in 3D medical images" in first and "http" not in told["DESCRIPTION"]
     assert told["HOMEPAGE"] and told["CONTRIBUTORS"]
+    assert not [name for name, value in told.items() if ";" in value]  # CMake ends a value there
     raw = "https://raw.githubusercontent.com/SimCVD/SlicerSimCVD/main/"
     for url in [told["ICONURL"], *told["SCREENSHOTURLS"].split()]:
         assert url.startswith(raw) and (ROOT / url.removeprefix(raw)).is_file(), url

@@ -470,6 +470,23 @@ class SegmentModuleTest(PanelTest):
                 self.refuse(addScan(), "PyTorch was not installed")
         self.assertTrue(asked[0]["askConfirmation"])
 
+    def test_a_scene_closed_while_pytorch_is_installed(self):
+        from SimCVDLib import pytorch
+
+        extension = types.ModuleType("PyTorchUtils")
+        close = lambda **_how: slicer.mrmlScene.Clear(0)  # noqa: E731
+        extension.PyTorchUtilsLogic = lambda: types.SimpleNamespace(installTorch=close)
+        self.addCleanup(self.representation.enter)
+        self.choose(addScan())
+        with (
+            mock.patch.object(pytorch, "status", lambda: (False, "not yet")),
+            mock.patch.dict(sys.modules, PyTorchUtils=extension),
+        ):
+            self.representation.enter()
+            self.choose(addScan())
+            self.ui.segmentButton.click()
+        self.assertIsNone(self.widget._job)
+
     # --- the scene meanwhile
 
     def test_scene_closed_mid_run(self):
@@ -978,6 +995,7 @@ class SegmentModuleTest(PanelTest):
         wait(lambda: self.ui.compareButton.text == "Compare")
         table = self.ui.reportTable.mrmlTableNode()
         self.assertIsNotNone(table, self.ui.reportLabel.text)
+        self.assertTrue(table.GetLocked())
         text = " ".join(
             table.GetCellText(row, column)
             for row in range(table.GetNumberOfRows())
