@@ -22,7 +22,7 @@ $(READY): pyproject.toml
 	@touch $@
 
 test: $(READY)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: $(READY)
 	@$(BIN)/ruff check --quiet .
