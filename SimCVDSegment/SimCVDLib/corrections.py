@@ -29,7 +29,7 @@ ONE_STEP_SECONDS = 0.7  # changes of one kind that follow each other this quickl
 _ROLES = {True: "SimCVD.Inside", False: "SimCVD.Outside"}
 _SEGMENT = "SimCVD.Segment"
 _SETTINGS = "SimCVD.Settings."  # attribute of a segmentation: the settings of one of its segments
-_EDITED = "SimCVD.Edited."  # attribute of a segmentation: a segment was edited elsewhere since its settings were made
+_EDITED = "SimCVD.Edited."  # attribute of a segmentation: one of its segments may have been edited since, elsewhere
 _COLOURS = {True: (0.30, 0.85, 0.35), False: (0.95, 0.35, 0.85)}
 UNTOUCHED = {**DEFAULTS, "inside": (), "outside": ()}
 
@@ -66,7 +66,7 @@ class Corrections:
         self._maps = found
         self._onChanged = onChanged or (lambda: None)
         self._onError = onError or (lambda sentence: slicer.util.showStatusMessage(sentence, 5000))
-        kept = json.loads(segmentationNode.GetAttribute(_SETTINGS + segmentId) or "{}")
+        kept = _kept(segmentationNode, segmentId)
         self.settings = {**DEFAULTS, **kept}
         self._refinement = None  # made at the first change
         self._taken = None  # voxels of other segments, which are never taken
@@ -410,23 +410,40 @@ class Corrections:
         if not caller.IsA("vtkSegmentation"):
             self._soon.start(0)
             return
-        self._mark()
+        self._markAll()
         if self._resting:
             self._missed = True
         else:
             self._edited.start(EDIT_AFTER_MS)
 
-    def _mark(self):
-        """Note the edit with the segmentation, as the scene may be saved before it is taken in, and nothing says so."""
+    def _markAll(self):
+        """Note the edit with the segmentation, for whichever segment it is of, to be looked at when that is chosen.
+
+        The scene may be saved before it is taken in, and nothing says so.
+        """
         segmentation = self._segmentation.get()
-        if segmentation is not None and self._applied != UNTOUCHED:
-            segmentation.SetAttribute(_EDITED + self._segmentId, "1")  # the same again tells nobody
+        if segmentation is None:
+            return
+        for segmentId in segmentation.GetSegmentation().GetSegmentIDs():
+            if _isCorrected(segmentation, segmentId):
+                segmentation.SetAttribute(_EDITED + segmentId, "1")  # the same again tells nobody
 
     def _onSoon(self):
         try:
             self.apply()
         except SimCVDError as error:
             self._onError(str(error))
+
+
+def _kept(segmentationNode, segmentId):
+    """The settings that a segment was left with; none of one that was never corrected."""
+    return json.loads(segmentationNode.GetAttribute(_SETTINGS + segmentId) or "{}")
+
+
+def _isCorrected(segmentationNode, segmentId):
+    lists = (_pointList(segmentationNode, segmentId, inside) for inside in (True, False))
+    moved = {**DEFAULTS, **_kept(segmentationNode, segmentId)} != DEFAULTS
+    return moved or any(points is not None and _defined(points) for points in lists)
 
 
 def forget(segmentationNode, segmentId):

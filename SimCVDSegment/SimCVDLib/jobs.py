@@ -62,6 +62,7 @@ def coreCommand(*arguments):
     program, environment = pythonCommand()
     paths = [environment["PYTHONPATH"]] if environment.get("PYTHONPATH") else []
     environment["PYTHONPATH"] = os.pathsep.join([*paths, str(PACKAGES)])
+    environment["PYTHONSAFEPATH"] = "1"  # no module of the folder that the process happens to be in
     environment["PYTHONUNBUFFERED"] = "1"
     environment["PYTHONIOENCODING"] = "utf-8"
     return [program, "-m", "simcvd", *arguments], environment

@@ -52,7 +52,8 @@ def atomic_path(path: str | os.PathLike, durable: bool = True) -> Iterator[Path]
         temporary.chmod(0o666 & ~_umask())
         patiently(lambda: os.replace(temporary, path))
     finally:
-        patiently(lambda: temporary.unlink(missing_ok=True))
+        with contextlib.suppress(OSError):  # what went wrong before says more
+            patiently(lambda: temporary.unlink(missing_ok=True))
 
 
 def write_json(path: str | os.PathLike, value) -> None:

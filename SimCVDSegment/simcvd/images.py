@@ -12,6 +12,7 @@ import os
 import struct
 import zlib
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,11 @@ __all__ = [
     "ImageError",
     "Volume",
     "find_images",
+    "holds_series",
+    "image_files",
     "image_name",
+    "images_at",
+    "named",
     "normalise",
     "read_geometry",
     "read_labels",
@@ -46,7 +51,6 @@ WRITABLE = (".nrrd", ".nii.gz", ".nii", ".mha")
 _ON_WINDOWS = os.name == "nt"
 # a direction matrix further than this from orthonormal bends distances by about a percent
 _SHEAR_TOLERANCE = 0.01
-_TOO_LARGE = "{} does not fit into memory; crop it or close other programs."
 
 
 def _sitk():
@@ -136,16 +140,20 @@ def read_labels(path: str | os.PathLike, max_voxels: int = MAX_VOXELS) -> Volume
     return Volume(array, _geometry_of(image, path), image_name(path))
 
 
-def find_images(paths) -> list[tuple[str, Path]]:
+def find_images(paths: Iterable[str | os.PathLike]) -> list[tuple[str, Path]]:
     """Name and path of every image among `paths`: files, folders of image files, and DICOM folders (one image each,
-    beside the image files that lie there).
+    beside the image files that lie there); names as of `named`.
 
-    Names are unique and carry no suffix. Raises ImageError when a path is missing or a folder holds no image.
+    Raises ImageError when a path is missing or a folder holds no image.
     """
+    return named(image for path in paths for image in images_at(Path(path)))
+
+
+def named(images: Iterable[Path]) -> list[tuple[str, Path]]:
+    """Images, each once whatever ways lead to it, with names that are unique and carry no suffix."""
     each: dict[Path, Path] = {}
-    for path in paths:
-        for image in _images_at(Path(path)):
-            each.setdefault(image.resolve(), image)  # once, whatever ways lead to it
+    for image in images:
+        each.setdefault(image.resolve(), image)
     found = list(each.values())
     names = [image_name(path) for path in found]
     doubles = {name for name, n in Counter(names).items() if n > 1}
@@ -168,24 +176,53 @@ def image_name(path: str | os.PathLike) -> str:
     return Path(name).stem if Path(name).suffix.lower() in (".dcm", ".ima", ".gipl", ".vtk") else name
 
 
-def _images_at(path: Path) -> list[Path]:
+def images_at(path: Path) -> list[Path]:
+    """The images that a path means, as `find_images` says; raises ImageError."""
     if path.is_file():
         return [path]
     if not path.is_dir():
         raise ImageError(f"{path} does not exist; check the path.")
-    entries = sorted(p for p in path.iterdir() if not p.name.startswith("."))
-    files = [p for p in entries if p.is_file() and p.name.lower().endswith(SUFFIXES)]
-    others = [p for p in entries if p.is_file() and p not in files]
-    if others and _series_in(path):
+    files = image_files(path)
+    if holds_series(path):
         return [*files, path]
     if files:
         return files
-    folders = [p for p in entries if p.is_dir() and _series_in(p)]
+    folders = [p for p in _entries(path) if p.is_dir() and _series_in(p)]
     if not folders:
         raise ImageError(
             f"{path} holds neither image files ({', '.join(SUFFIXES[1:])}) nor a DICOM series{_letters(path)}."
         )
     return folders
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The image files in a folder, by their endings."""
+    return [p for p in _entries(folder) if p.name.lower().endswith(SUFFIXES) and p.is_file()]
+
+
+def holds_series(folder: Path) -> bool:
+    """Whether a folder is a DICOM volume, or holds one beside image files; a picture beside these is none."""
+    names = [p.name.lower().endswith(SUFFIXES) for p in _entries(folder) if p.is_file()]
+    if all(names):
+        return False
+    reader = _sitk().ImageSeriesReader
+    files = [reader.GetGDCMSeriesFileNames(str(folder), uid) for uid in _series_in(folder)]
+    return any(len(each) > 1 or not any(names) or _slices(each[0]) > 1 for each in files)
+
+
+def _slices(path: str) -> int:
+    """Of one DICOM file; 0 where it can't be read."""
+    reader = _sitk().ImageFileReader()
+    reader.SetFileName(path)
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:
+        return 0
+    return reader.GetSize()[2] if reader.GetDimension() > 2 else 1
+
+
+def _entries(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if not p.name.startswith("."))
 
 
 def _read_file(path: Path, max_voxels: int, layers: bool = False):
@@ -195,10 +232,8 @@ def _read_file(path: Path, max_voxels: int, layers: bool = False):
     if not os.access(path, os.R_OK):
         raise ImageError(f"{path} may not be read by you; ask for the right to read it.")
     if plain := _plain(path, max_voxels):
-        try:
+        with _whole(path):
             return _placed(sitk.GetImageFromArray(plain.read()), plain.geometry)
-        except MemoryError as error:
-            raise ImageError(_TOO_LARGE.format(path)) from error
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
@@ -209,19 +244,26 @@ def _read_file(path: Path, max_voxels: int, layers: bool = False):
             "the file."
         ) from error
     _check_header(reader, path, max_voxels, layers)
-    try:
+    with _whole(path):
         if path.name.lower().endswith((".nii", ".nii.gz")):
             _check_nifti_length(path)
         image = reader.Execute()
-    except (RuntimeError, MemoryError, OSError, EOFError, zlib.error, struct.error) as error:
-        if is_out_of_memory(error):
-            raise ImageError(_TOO_LARGE.format(path)) from error
-        raise ImageError(
-            f"{path} has a readable header but not all of its voxels: it is damaged or cut short; export it again."
-        ) from error
     while image.GetDimension() > 3:
         image = image[..., 0]
     return image
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """What goes wrong with the voxels behind a readable header, as one sentence."""
+    try:
+        yield
+    except (RuntimeError, MemoryError, OSError, EOFError, ValueError, zlib.error, struct.error) as error:
+        if is_out_of_memory(error):
+            raise ImageError(f"{path} does not fit into memory; crop it or close other programs.") from error
+        raise ImageError(
+            f"{path} has a readable header but not all of its voxels: it is damaged or cut short; export it again."
+        ) from error
 
 
 def _plain(path: Path, max_voxels: int) -> PlainFile | None:
@@ -470,7 +512,7 @@ def _write(path: str | os.PathLike, image) -> None:
     try:
         with atomic_path(path) as temporary:
             sitk.WriteImage(image, str(temporary), useCompression=True)
-            if not temporary.stat().st_size:  # ITK wrote to another name: see _sitk
+            if not temporary.stat().st_size:  # ITK wrote to another name: see _open_any_name
                 raise ImageError(f"{path} cannot be written{_letters(path)}; choose another place.")
     except (RuntimeError, OSError) as error:
         reason = getattr(error, "strerror", None) or "the disk is full or the format cannot hold these voxels"

@@ -243,7 +243,7 @@ def _is_model(folder: Path) -> bool:
 
 def _is_model_named(place: Path, name: str) -> bool:
     # some disks take left-atrium for Left-Atrium, whose owner would wonder
-    return _is_model(place / name) and place / name in place.iterdir()
+    return _is_model(place / name) and name in os.listdir(place)
 
 
 def _names_there_are() -> str:
@@ -296,7 +296,7 @@ def _members(archive: zipfile.ZipFile, name: str) -> dict[str, zipfile.ZipInfo]:
     """The two entries of a model by file name, after refusing everything that is not exactly a model."""
     members, tops = {}, set()
     for entry in archive.infolist():
-        if entry.filename.startswith("__MACOSX/") or entry.filename.endswith("/.DS_Store"):
+        if entry.filename.startswith("__MACOSX/") or entry.filename.rpartition("/")[2] == ".DS_Store":
             continue  # what a Mac adds; it is never unpacked
         top, slash, file = entry.filename.rpartition("/")
         link = stat.S_ISLNK(entry.external_attr >> 16)

@@ -29,7 +29,8 @@ TYPES = {
 SPACE, KINDS = "left-posterior-superior", "domain domain domain"
 _FIELDS = {"type", "dimension", "space", "sizes", "space directions", "kinds", "endian", "encoding", "space origin"}
 _LONGEST_HEADER = 4096
-_SHEAR = 1e-6  # what is further from right angles, others may judge
+_VERSIONS = ("NRRD0004", "NRRD0005")
+_SHEAR = 1e-3  # what is further from right angles, others may judge; six decimals of a cosine are nearer
 
 
 class PlainFile(NamedTuple):
@@ -55,7 +56,8 @@ def look(path: Path) -> PlainFile | None:
         length = path.stat().st_size - len(header) - len(end)
         lines = header.decode("ascii").split("\n")
         fields = dict(line.split(": ", 1) for line in lines[1:])
-        if not lines[0].startswith("NRRD000") or set(fields) != _FIELDS or not end:
+        once = len(lines) == 1 + len(_FIELDS) and set(fields) == _FIELDS
+        if lines[0] not in _VERSIONS or not once or list(fields)[:3] != ["type", "dimension", "space"] or not end:
             return None
         fixed = fields["dimension"], fields["space"], fields["kinds"], fields["encoding"]
         order = {"little": "<", "big": ">"}[fields["endian"]]
@@ -69,12 +71,13 @@ def look(path: Path) -> PlainFile | None:
 
 def _geometry(fields: dict[str, str]) -> Geometry | None:
     """The grid, unless it is one that ITK would complain about; raises ValueError for what is no number."""
-    size = tuple(int(n) for n in fields["sizes"].split())
+    size = tuple(int(n) for n in fields["sizes"].split() if n.isdecimal())
     axes = np.array([_vector(text) for text in fields["space directions"].split()])
     origin = _vector(fields["space origin"])
-    spacing = np.linalg.norm(axes, axis=-1)
-    numbers = np.concatenate([axes.ravel(), origin])
-    if len(size) != 3 or min(size) < 2 or axes.shape != (3, 3) or not np.isfinite(numbers).all() or not spacing.all():
+    if len(size) != 3 or min(size) < 2 or axes.shape != (3, 3) or not np.isfinite([*axes.flat, *origin]).all():
+        return None
+    spacing = np.array([math.hypot(*axis) for axis in axes])
+    if not spacing.all():
         return None
     direction = (axes / spacing[:, None]).T
     if np.abs(direction.T @ direction - np.eye(3)).max() > _SHEAR:

@@ -304,3 +304,87 @@ def test_pretraining_learns_from_labelled_crops_and_hands_the_student_over(name)
     assert all(torch.equal(v, theirs[k]) for k, v in m.teacher.state_dict().items())
     assert "consistency" in m(batch(progress=0.5))
     assert m.ramp(0.5) == pytest.approx(method(name).ramp(0)) and m.ramp(0.75) == pytest.approx(method(name).ramp(0.5))
+
+
+def smallest_batch(m, labelled, unlabelled, progress):
+    """Crops of 16 voxels a side, of which batch norm at the bottom needs two, as the training loop draws them."""
+    share = m.share_of_batch(progress)
+    labelled, unlabelled = (max(1, int(n * share)) for n in (labelled, unlabelled))
+    unlabelled *= m.uses_unlabelled(progress)
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(labelled + unlabelled, 1, 16, 16, 16, generator=generator)
+    return Batch(
+        labelled=image[:labelled],
+        label=(image[:labelled, 0] > 1).byte(),
+        unlabelled=image[labelled:] if unlabelled else torch.empty(0),
+        progress=progress,
+        generator=generator,
+        guess=(image[labelled:, 0] > 1).byte(),
+        axial=torch.tensor([[0.0, 1.0]]).expand(len(image), 2),
+    )
+
+
+@pytest.mark.parametrize("crops", [(1, 1), (1, 2), (2, 1), (2, 2), (2, 4)], ids=str)
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("supervised", {}),
+        ("mean_teacher", {}),
+        ("mean_teacher", {"pretrain": 0.5}),
+        ("simcvd", {}),
+        ("simcvd", {"pretrain": 0.5}),
+        ("simcvd", {"halve": True}),
+        ("simcvd", {"halve": True, "pretrain": 0.5}),
+        ("simcvd", {"pseudo": 1.0}),
+        ("simcvd", {"pseudo": 1.0, "mix": False}),
+        ("simcvd", {"pseudo": 1.0, "mix": False, "halve": True, "pretrain": 0.5, "guess_every": 0.5}),
+        ("global_local", {}),
+        ("global_local", {"global_share": 0.0, "local_share": 0.0}),
+        ("action", {}),
+        ("action++", {"pseudo": 0.0}),
+    ],
+)
+def test_passes_tell_whether_the_smallest_crops_suffice_for_batch_norm(name, settings, crops):
+    m = method(name, **settings)
+    if settings.get("pseudo") and m.settings.get("mix") and crops[0] != crops[1]:
+        return  # mixing pairs crops, and is refused for that
+    enough = True
+    for progress in (0.0, 0.3, 0.7):
+        try:
+            m(smallest_batch(m, *crops, progress))["total"].backward()
+        except ValueError as error:
+            assert "more than 1 value per channel" in str(error)
+            enough = False
+    assert (min(m.passes(m.settings, *crops)) > 1) == enough
+
+
+def another(method_class, setting):
+    """A value of a setting that is neither its default nor off."""
+    default = method_class.defaults[setting]
+    if choices := method_class.choices.get(setting):
+        return next(choice for choice in choices if choice not in (default, "none"))
+    if isinstance(default, bool):
+        return not default
+    return default / 2 or 1.0 if isinstance(default, float) else 2 * default or 1
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "needed"),
+    [(name, *need) for name, m in METHODS.items() if name != "action" for need in m.needs.items()],
+)
+def test_settings_that_are_told_to_do_nothing_change_no_loss(name, setting, needed):
+    default = METHODS[name].defaults[needed]
+    off = {needed: "none" if isinstance(default, str) else type(default)(0)}
+    if needed == "guess_every":
+        off |= {"pseudo": 1.0, "mix": False}
+    plain, changed = (method(name, **off, **more) for more in ({}, {setting: another(METHODS[name], setting)}))
+    state = changed.state_dict()  # heads that nothing uses may have another size, and the same chance for all others
+    same = {key: value for key, value in plain.state_dict().items() if key in state and value.shape == state[key].shape}
+    changed.load_state_dict({**state, **same})
+    for progress in (0.05, 0.2, 0.9):
+        losses = []
+        for m in (plain, changed):
+            torch.manual_seed(1)
+            seen = dataclasses.replace(batch(progress=progress), guess=batch().label)
+            losses.append(m(seen)["total"].item())
+        assert losses[0] == losses[1]

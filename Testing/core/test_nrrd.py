@@ -6,11 +6,11 @@ from simcvd import images, nrrd
 from simcvd.images import ImageError, read_geometry, read_volume
 
 TILTED = "(0.4,0.3,0) (-0.6,0.8,0) (0,0,2.5)"
-HEADER = """NRRD0004
+HEADER = """{version}
 type: {type}
 dimension: 3
 space: left-posterior-superior
-sizes: 4 3 2
+sizes: {sizes}
 space directions: {axes}
 kinds: domain domain domain
 endian: {endian}
@@ -20,8 +20,8 @@ space origin: (-12.5,3,1e2)
 """
 
 
-def written(path, array, type="short", axes=TILTED, endian="little", more=""):
-    header = HEADER.format(type=type, axes=axes, endian=endian)
+def written(path, array, type="short", axes=TILTED, endian="little", more="", version="NRRD0004", sizes="4 3 2"):
+    header = HEADER.format(version=version, type=type, sizes=sizes, axes=axes, endian=endian)
     path.write_bytes(header.replace("kinds", more + "kinds").encode() + array.tobytes())
     return path
 
@@ -64,6 +64,14 @@ def test_volumes_are_read_without_itk(tmp_path, monkeypatch):
         {"endian": "middle"},
         {"more": "content: heart\n"},
         {"more": "Segment0_ID:=a\n"},
+        {"more": "content: heart\n", "version": "NRRD0005"},
+        {"version": "NRRD0006"},
+        {"version": "NRRD0004 x"},
+        {"more": "type: short\n"},
+        {"more": "sizes: 4 3 2\n"},
+        {"sizes": "4 3 +2"},
+        {"sizes": "4 3 0_2"},
+        {"sizes": "4 3 2 1"},
         {"array": voxels()[:1]},
         {"array": voxels("<i4")},
     ],
@@ -83,6 +91,34 @@ def test_files_beyond_the_limit_get_the_sentence(tmp_path):
     path = written(tmp_path / "a.nrrd", voxels())
     with pytest.raises(ImageError, match="more than the limit"):
         read_volume(path, max_voxels=23)
+
+
+def test_cosines_of_six_decimals_are_straight(tmp_path):
+    turned = "(0.707107,-0.707107,0) (0.707107,0.707107,0) (0,0,2)"
+    geometry = nrrd.look(written(tmp_path / "a.nrrd", voxels(), axes=turned)).geometry
+    image = sitk.ReadImage(str(tmp_path / "a.nrrd"))
+    np.testing.assert_allclose(geometry.direction, image.GetDirection(), atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            RuntimeError("Exception thrown in SimpleITK: Failed to allocate memory for image"),
+            "does not fit into memory",
+        ),
+        (MemoryError(), "does not fit into memory"),
+        (ValueError("cannot reshape"), "cut short"),
+        (OSError(5, "Input/output error"), "cut short"),
+    ],
+)
+def test_what_goes_wrong_with_the_voxels_is_one_sentence(tmp_path, monkeypatch, error, words):
+    def fail(self):
+        raise error
+
+    monkeypatch.setattr(nrrd.PlainFile, "read", fail)
+    with pytest.raises(ImageError, match=words):
+        read_volume(written(tmp_path / "a.nrrd", voxels()))
 
 
 def test_letters_are_blamed_on_windows_only(tmp_path, monkeypatch):

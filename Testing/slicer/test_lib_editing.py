@@ -338,6 +338,39 @@ def test_a_scene_saved_while_a_segment_is_edited_elsewhere_comes_back_as_it_was_
     edited.corrections.close()
 
 
+def test_an_edit_of_a_segment_that_is_not_chosen_is_found_when_it_is():
+    edited = Edited(brightBall())
+    edited.set(offset=2.0)
+    edited.corrections.close()
+    other = edited.node.GetSegmentation().AddEmptySegment("other", "other")
+    chosen = Corrections(edited.node, other, edited.volume, edited.maps)
+    chosen.rest()
+    nodes.writeSegment(edited.node, edited.identifier, ball(radius=9.0), edited.volume)
+    chosen.close()
+    again = Corrections(edited.node, edited.identifier, edited.volume, edited.maps)
+    settle()
+    assert again.settings == DEFAULTS and np.array_equal(edited.mask(), ball(radius=9.0))
+    again.close()
+
+
+def test_settings_outlive_an_edit_of_another_segment():
+    edited = Edited(brightBall())
+    edited.set(offset=2.0)
+    shown = edited.mask()
+    edited.corrections.close()
+    other = edited.node.GetSegmentation().AddEmptySegment("other", "other")
+    chosen = Corrections(edited.node, other, edited.volume, edited.maps)
+    chosen.rest()
+    corner = np.zeros_like(shown)
+    corner[0, 0, 0] = True
+    nodes.writeSegment(edited.node, other, corner, edited.volume)
+    chosen.close()
+    again = Corrections(edited.node, edited.identifier, edited.volume, edited.maps)
+    settle()
+    assert again.settings == {**DEFAULTS, "offset": 2.0} and np.array_equal(edited.mask(), shown)
+    again.close()
+
+
 def test_what_was_done_to_a_result_that_is_replaced_can_be_forgotten():
     edited = Edited(brightBall())
     edited.set(offset=2.0)

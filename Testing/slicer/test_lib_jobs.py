@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -230,6 +231,12 @@ def test_scratch_folders_are_the_applications_and_go(tmp_path):
     (folder / "a").write_text("b")
     jobs.removeFolder(folder)
     assert not folder.exists()
+
+
+def test_a_process_takes_no_module_of_the_folder_it_is_in(tmp_path, monkeypatch):
+    (tmp_path / "random.py").write_text("raise SystemExit(3)")
+    command, environment = jobs.coreCommand("models", "list")
+    assert subprocess.run(command, env=environment, cwd=tmp_path, check=False).returncode == 0
 
 
 def test_pytorch_is_found_without_loading_it(monkeypatch):

@@ -11,10 +11,12 @@ from pathlib import Path
 from ..errors import SimCVDError
 from ..images import (
     MAP_KINDS,
-    SUFFIXES,
     ImageError,
-    find_images,
+    holds_series,
+    image_files,
     image_name,
+    images_at,
+    named,
     read_volume,
     write_segmentation,
     write_volume,
@@ -156,10 +158,10 @@ def find_scans(paths: Sequence[Path]) -> list[tuple[str, Path]]:
 
     In folders our own results are passed over; <case>/image.* counts as the scan <case>. Raises ImageError.
     """
-    found = find_images([scan for path in paths for scan in _scans_at(path)])
-    named = [p.resolve().parent.name if image_name(p) == "image" else name for name, p in found]
-    doubles = {name for name, n in Counter(named).items() if n > 1}
-    return [(n if n not in doubles else name, p) for n, (name, p) in zip(named, found, strict=True)]
+    found = named(scan for path in paths for scan in _scans_at(path))
+    names = [p.resolve().parent.name if image_name(p) == "image" else name for name, p in found]
+    doubles = {name for name, n in Counter(names).items() if n > 1}
+    return [(n if n not in doubles else name, p) for n, (name, p) in zip(names, found, strict=True)]
 
 
 def outputs_for(
@@ -219,15 +221,15 @@ def _outputs(folder: Path, name: str, card: dict, args: argparse.Namespace) -> d
 
 def _scans_at(path: Path) -> list[Path]:
     if not path.is_dir():
-        return [path]
-    entries = sorted(p for p in path.iterdir() if not p.name.startswith("."))
-    files = [p for p in entries if p.is_file() and p.name.lower().endswith(SUFFIXES)]
+        return images_at(path)
+    files, series = image_files(path), [path] if holds_series(path) else []
     # in a case's own folder its label is no scan
     scans = [p for p in files if image_name(p) == "image"] or [p for p in files if not _is_result(p)]
-    scans += [f for p in entries if p.is_dir() for f in sorted(p.glob("image.*")) if image_name(f) == "image"]
+    cases = [f for f in sorted(path.glob("*/image.*")) if image_name(f) == "image"]
+    scans += series + [f for f in cases if not f.parent.name.startswith(".")]
     if files and not scans:
         raise ImageError(f"{path} holds only results of simcvd and no scan; give the folder of the scans.")
-    return scans or [path]
+    return scans or images_at(path)
 
 
 def _is_result(path: Path) -> bool:

@@ -92,7 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     known: set[str] = set()
     for name, method in METHODS.items():
         group = parser.add_argument_group(f"settings of {name}" + (", beyond those above" if known else ""))
-        others = {n: m.defaults for n, m in METHODS.items() if n != name}
+        others = {n: m for n, m in METHODS.items() if n != name}
         _add_settings(group, method.defaults, method.meanings, method.choices, known, others)
         known |= set(method.defaults)
 
@@ -103,21 +103,28 @@ def _add_settings(
     meanings: dict[str, str],
     choices: dict,
     skip: Collection[str],
-    others: dict[str, dict] | None = None,
+    others: dict[str, type] | None = None,
 ) -> None:
-    """An option for each setting, of the type of its default; left out, it is not set."""
+    """An option for each setting, of the type of its default; left out, it is not set.
+
+    others: methods by name, whose own defaults and meanings of the same settings are told too.
+    """
     for key, default in defaults.items():
         if key in skip:
             continue
-        different = {n: d[key] for n, d in (others or {}).items() if d.get(key, default) != default}
+        sharing = {n: m for n, m in (others or {}).items() if key in m.defaults}
+        different = {n: m.defaults[key] for n, m in sharing.items() if m.defaults[key] != default}
         published = [_shown(default), *(f"{_shown(value)} for {name}" for name, value in different.items())]
+        meaning = meanings[key]
+        for said in dict.fromkeys(m.meanings[key] for m in sharing.values() if m.meanings[key] != meaning):
+            meaning += f"; in {', '.join(n for n, m in sharing.items() if m.meanings[key] == said)}: {said}"
         group.add_argument(
             f"--{key.replace('_', '-')}",
             dest=DESTINATION + key,
             type=_truth if isinstance(default, bool) else type(default),
             choices=choices.get(key),
             metavar=None if choices.get(key) else "true|false" if isinstance(default, bool) else "X",
-            help=f"{meanings[key]} (published: {', '.join(published)})".replace("%", "%%"),
+            help=f"{meaning} (published: {', '.join(published)})".replace("%", "%%"),
         )
 
 
@@ -351,6 +358,8 @@ def plan_from(args: argparse.Namespace) -> tuple[str, list[float] | None, dict]:
     """Method, spacing and wishes of create_run; options stand above --set, and that above the settings file."""
     wishes = wishes_from(args)
     method, spacing = wishes.pop("method", "simcvd"), wishes.pop("spacing", None)
+    if not isinstance(method, str):
+        raise UsageError(f"The setting method is a name, such as simcvd, not {method!r}.")
     if spacing is not None and args.spacing is None:
         try:
             spacing = _spacing(",".join(str(s) for s in (spacing if isinstance(spacing, list) else [spacing])))

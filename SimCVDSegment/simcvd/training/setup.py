@@ -189,17 +189,14 @@ def _grid(config: dict, spacing: Sequence[float] | None, n_classes: int, wishes:
 def _check_batch(config: dict, has_unlabelled: bool) -> None:
     """Raise TrainingError for a batch that the method or batch norm can't take."""
     labelled, unlabelled = config["batch"]
-    settings = config["settings"]
-    mixes = settings.get("pseudo") and settings.get("mix")
-    if has_unlabelled and mixes and labelled != unlabelled:
-        raise TrainingError("Mixing pairs crops: give as many labelled as unlabelled ones with --batch, such as 2,2.")
-    crops = labelled
-    if has_unlabelled and unlabelled and config["method"] != "supervised":
-        # the fewest that go through a network at once, by themselves or, where the teacher labels, both kinds together
-        share = 0.5 if settings.get("halve") else 1
-        taken = [max(1, int(n * share)) for n in config["batch"]]
-        crops = min(labelled, sum(taken) if settings.get("pseudo") and not mixes else min(taken))
-    if crops * math.prod(n // STRIDE for n in config["patch"]) < 2:
+    settings, passes = config["settings"], [labelled]
+    if has_unlabelled and unlabelled:
+        if settings.get("pseudo") and settings.get("mix") and labelled != unlabelled:
+            raise TrainingError(
+                "Mixing pairs crops: give as many labelled as unlabelled ones with --batch, such as 2,2."
+            )
+        passes = METHODS[config["method"]].passes(settings, labelled, unlabelled)
+    if min(passes) * math.prod(n // STRIDE for n in config["patch"]) < 2:
         raise TrainingError(
             "One crop of 16 voxels a side is too little for batch norm; take a larger --patch or --batch."
         )

@@ -94,6 +94,11 @@ class Method(nn.Module):
                 found.setdefault(needed, []).append(key)
         return found
 
+    @classmethod
+    def passes(cls, settings: dict, labelled: int, unlabelled: int) -> list[int]:
+        """How many crops go through a network at once, in one pass or another, of a batch with crops of both kinds."""
+        return [labelled]
+
     def uses_unlabelled(self, progress: float) -> bool:
         """Whether unlabelled crops are wanted at this moment of the training."""
         return False

@@ -75,7 +75,7 @@ class GlobalLocal(Staged):
         ("partitions", "slab", "local_blocks", "local_grid", "global_hidden", "head_width"), 1
     )
     needs: ClassVar[dict[str, str]] = {
-        **dict.fromkeys(("strategy", "partitions", "slab", "global_hidden"), "global_share"),
+        **dict.fromkeys(("strategy", "slab", "global_hidden"), "global_share"),
         **dict.fromkeys(("across", "local_blocks", "local_grid"), "local_share"),
     }
 
@@ -98,6 +98,11 @@ class GlobalLocal(Staged):
         if s["local_blocks"] > 4:
             raise MethodError(f"Setting local_blocks is at most 4, not {s['local_blocks']!r}.")
         return s
+
+    @classmethod
+    def passes(cls, settings: dict, labelled: int, unlabelled: int) -> list[int]:
+        """Both kinds together, and in fine-tuning the labelled ones."""
+        return [labelled + unlabelled, labelled]
 
     def uses_unlabelled(self, progress: float) -> bool:
         """Until fine-tuning."""

@@ -31,6 +31,11 @@ class MeanTeacher(Taught):
         "ramp_length": "share of the rest over which the weights of the unlabelled crops' losses rise (Psi)",
     }
 
+    @classmethod
+    def passes(cls, settings: dict, labelled: int, unlabelled: int) -> list[int]:
+        """The student takes both kinds together, the teacher the unlabelled ones; labelled ones alone pretrain."""
+        return [unlabelled] + [labelled] * bool(settings["pretrain"])
+
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Terms segmentation, sdm, supervised, consistency, total."""
         self._learned_alone = not (len(batch.unlabelled) and self.uses_unlabelled(batch.progress))

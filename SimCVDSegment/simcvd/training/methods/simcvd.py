@@ -109,6 +109,13 @@ class SimCVD(MeanTeacher):
             raise MethodError("Setting guess_every needs pseudo above 0 and no pseudo_threshold.")
         return s
 
+    @classmethod
+    def passes(cls, settings: dict, labelled: int, unlabelled: int) -> list[int]:
+        """As of the mean teacher; where the teacher labels, both networks take both kinds together, or the mixes."""
+        halves = [max(1, n // 2) if settings["halve"] else n for n in (labelled, unlabelled)]
+        at_once = halves[1] if not settings["pseudo"] else halves[0] if settings["mix"] else sum(halves)
+        return [at_once] + [labelled] * bool(settings["pretrain"])
+
     def share_of_batch(self, progress: float) -> float:
         """Half, where that is wanted, once unlabelled crops join."""
         return 0.5 if self.settings["halve"] and self.uses_unlabelled(progress) else 1.0

@@ -50,6 +50,11 @@ class Staged(Supervised):
             raise MethodError(f"Setting zoom is a share above 0 and up to 1, not {s['zoom']!r}.")
         return s
 
+    @classmethod
+    def passes(cls, settings: dict, labelled: int, unlabelled: int) -> list[int]:
+        """Both kinds together, in every stage unless a method says otherwise."""
+        return [labelled + unlabelled]
+
     def stage(self, progress: float) -> str:
         """One of STAGES."""
         ends = self._ends()
