@@ -531,15 +531,13 @@ def test_the_fill_is_hidden_while_a_map_is_shown(shown):
     assert node.GetDisplayNode().GetVisibility2DFill()
 
 
-def test_switching_makes_no_second_volume_and_is_quick(shown):
+def test_switching_makes_no_second_volume(shown):
     _volume, _node, overlay, _found = shown
     for kind in ("distance", "probability", "none"):
         overlay.show(kind)
     there = slicer.mrmlScene.GetNumberOfNodes()
-    begun = time.perf_counter()
     for kind in ("distance", "probability") * 5:
         overlay.show(kind)
-    assert (time.perf_counter() - begun) / 10 < 0.1
     assert slicer.mrmlScene.GetNumberOfNodes() == there
 
 

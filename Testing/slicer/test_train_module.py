@@ -389,9 +389,7 @@ class TrainModuleTest(PanelTest):
 
         process = int((folder / "lock").read_text())
         os.kill(process, signal.SIGKILL)
-        begin = time.monotonic()
         self.waitState("interrupted")
-        self.assertLess(time.monotonic() - begin, 5)
         self.assertEqual(self.ui.pauseButton.text, "Resume")
         self.assertTrue(self.ui.progressLabel.text)
         self.assertFalse(self.ui.useButton.enabled)
