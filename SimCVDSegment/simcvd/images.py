@@ -28,7 +28,6 @@ __all__ = [
     "Grid",
     "ImageError",
     "Volume",
-    "find_images",
     "holds_series",
     "image_files",
     "image_name",
@@ -140,15 +139,6 @@ def read_labels(path: str | os.PathLike, max_voxels: int = MAX_VOXELS) -> Volume
     return Volume(array, _geometry_of(image, path), image_name(path))
 
 
-def find_images(paths: Iterable[str | os.PathLike]) -> list[tuple[str, Path]]:
-    """Name and path of every image among `paths`: files, folders of image files, and DICOM folders (one image each,
-    beside the image files that lie there); names as of `named`.
-
-    Raises ImageError when a path is missing or a folder holds no image.
-    """
-    return named(image for path in paths for image in images_at(Path(path)))
-
-
 def named(images: Iterable[Path]) -> list[tuple[str, Path]]:
     """Images, each once whatever ways lead to it, with names that are unique and carry no suffix."""
     each: dict[Path, Path] = {}
@@ -177,7 +167,11 @@ def image_name(path: str | os.PathLike) -> str:
 
 
 def images_at(path: Path) -> list[Path]:
-    """The images that a path means, as `find_images` says; raises ImageError."""
+    """The images that a path means: a file, the image files of a folder, its DICOM series (the folder stands for it),
+    or the folders within it that are one.
+
+    Raises ImageError when the path is missing or a folder holds no image.
+    """
     if path.is_file():
         return [path]
     if not path.is_dir():
