@@ -101,7 +101,7 @@ class Codec:
     def __init__(self, annotated):
         self.type, self.notes = splitAnnotations(annotated)
         self.validators = [note for note in self.notes if isinstance(note, Validator)]
-        self.optional = isNodeType(self.type)
+        self.optional, self.isContainer = isNodeType(self.type), False
         self.encode, self.decode = (lambda value: value), (lambda value: value)
         self.initial, self.accepts = self.type, self.type
         kind, arguments = typing.get_origin(self.type) or self.type, typing.get_args(self.type)
@@ -124,6 +124,7 @@ class Codec:
             raise TypeError(f"there is no way to keep a parameter of type {self.type}")
 
     def _useContainer(self, kind, parts):
+        self.isContainer = True
         self.initial, self.accepts = kind, (list, tuple) if kind is not dict else dict
         if kind is list:
             self.encode = lambda values: [parts[0].encode(value) for value in values]
@@ -243,7 +244,11 @@ def _parameterProperty(name):
 
 
 class Wrapped:
-    """What every wrapper class gets."""
+    """What every wrapper class gets.
+
+    Plain values and nodes are kept as they were when the parameter node was last modified, as in the application: a
+    node that has just left the scene may still be one.
+    """
 
     def __init__(self, parameterNode):
         self.parameterNode = parameterNode
@@ -251,12 +256,27 @@ class Wrapped:
         for parameter in self.allParameters.values():
             if not parameter.isIn(parameterNode):
                 parameter.write(parameterNode, parameter.default.value)
+        self._values = {}
+        self._remember()
+        alive = weakref.ref(self)
+        self._observer = self.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: alive() and alive()._remember())
+
+    def __del__(self):
+        self.parameterNode.RemoveObserver(self._observer)
+
+    def _remember(self):
+        for name, parameter in self.allParameters.items():
+            if not parameter.codec.isContainer:
+                self._values[name] = parameter.read(self.parameterNode)
 
     def getValue(self, name):
-        return self.allParameters[name].read(self.parameterNode)
+        return self._values[name] if name in self._values else self.allParameters[name].read(self.parameterNode)
 
     def setValue(self, name, value):
-        self.allParameters[name].write(self.parameterNode, value)
+        with slicer.util.NodeModify(self.parameterNode):  # whoever is told of it finds it
+            self.allParameters[name].write(self.parameterNode, value)
+            if name in self._values:
+                self._values[name] = self.allParameters[name].read(self.parameterNode)
 
     def default(self, name):
         return self.allParameters[name].default

@@ -448,6 +448,22 @@ def test_parameters_have_defaults_types_and_validators():
         own.count = "three"
 
 
+def test_parameters_are_as_they_were_when_the_node_was_last_modified():
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScriptedModuleNode")
+    parameters = Parameters(node)
+    with slicer.util.NodeModify(node):
+        node.SetParameter("offset", "0.125")
+        assert parameters.offset == 0.0
+        parameters.overlay = Overlay.NONE
+        assert parameters.overlay is Overlay.NONE
+    assert parameters.offset == 0.125
+    observers = [node.HasObserver("ModifiedEvent")]
+    del parameters
+    gc.collect()
+    observers.append(node.HasObserver("ModifiedEvent"))
+    assert observers == [1, 0]
+
+
 def test_parameters_come_back_from_a_saved_scene(tmp_path):
     own = parameters()
     own.volume, own.overlay, own.offset, own.maybe = addVolume("kept"), Overlay.NONE, -2.5, 1.5
