@@ -1,5 +1,6 @@
 """The panel of SimCVD Segment: real buttons, the real background process, a small real model, real nodes."""
 
+import gc
 import os
 import re
 import subprocess
@@ -8,6 +9,7 @@ import tempfile
 import time
 import types
 import unittest
+import weakref
 from pathlib import Path
 from unittest import mock
 
@@ -486,6 +488,14 @@ class SegmentModuleTest(PanelTest):
             self.choose(addScan())
             self.ui.segmentButton.click()
         self.assertIsNone(self.widget._job)
+
+    def test_a_visit_leaves_nothing_behind_that_observes(self):
+        before = weakref.ref(self.widget._parameters)
+        for _visit in range(2):
+            self.representation.exit()
+            self.representation.enter()
+        gc.collect()
+        self.assertIsNone(before())
 
     # --- the scene meanwhile
 
