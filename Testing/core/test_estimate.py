@@ -38,6 +38,7 @@ class WorkClock:
             monkeypatch.setattr(Trainer, name, self._costing(getattr(Trainer, name), cost))
         for module in (loop, estimation, validation):
             monkeypatch.setattr(module, "predict_cases", self._each(module.predict_cases, case))
+        monkeypatch.setattr(loop, "predict_probabilities", self._each(loop.predict_probabilities, case))
 
     def perf_counter(self):
         return self.now

@@ -1,10 +1,11 @@
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
 from simcvd.network import VNet
-from simcvd.training.copy_paste import labelled_places, mixed, pseudo_labels
+from simcvd.training.copy_paste import believed, guess_of, labelled_places, mixed, pseudo_labels
 from simcvd.training.methods import METHODS, Batch, MethodError, make_method
 from simcvd.training.methods.base import distance_maps
 
@@ -246,6 +247,31 @@ def test_guesses_are_due_at_the_end_of_pretraining_and_from_then_on():
     m = method("simcvd", pretrain=0.0, pseudo=0.5, guess_every=0.3)
     assert [t for t in range(10) if m.guesses_due(t, 10)] == [0, 3, 6, 9]
     assert not any(method(name).guesses_due(0, 10) for name in METHODS)
+
+
+def test_guesses_tell_how_sure_they_are_until_they_are_read():
+    # C - 1 = 2 classes over four voxels: sure of the first, unsure of it, unsure of nothing, sure of the second
+    probability = np.array([[0.9, 0.6, 0.3, 0.0], [0.0, 0.3, 0.1, 0.8]], np.float32).reshape(2, 1, 1, 4)
+    guess = guess_of(probability, largest=False, threshold=0.7)
+    assert guess.ravel().tolist() == [1, 4, 3, 2] and guess.dtype == np.uint8
+    classes, sure = believed(torch.from_numpy(guess), 3)
+    assert classes.ravel().tolist() == [1, 1, 0, 2] and sure.ravel().tolist() == [1, 0, 0, 1]
+    assert guess_of(probability, largest=True, threshold=0.0).ravel().tolist() == [1, 1, 0, 2]
+
+
+def test_what_the_teacher_is_unsure_of_in_a_scan_teaches_no_classes():
+    m = method("simcvd", pseudo=1.0, mix=False, ramp_length=0, guess_every=0.5, alpha=0.0)
+    losses = []
+    for guess in (0, 1, 2, 3):  # sure of nothing, sure of all, unsure of either
+        torch.manual_seed(1)
+        b = dataclasses.replace(batch(), guess=torch.full_like(batch().label, guess), iteration=1)
+        losses.append(m(b)["segmentation"].item())
+    assert losses[2] == losses[3] and len({round(x, 6) for x in losses}) == 3
+
+
+def test_guesses_of_too_many_classes_are_refused():
+    with pytest.raises(MethodError, match="at most 128 classes"):
+        make_method("simcvd", VNet(129, n_filters=1), {"pseudo": 1, "guess_every": 0.5, "pseudo_threshold": 0.5})
 
 
 def test_guesses_take_the_place_of_the_teachers_word_on_crops():

@@ -207,18 +207,22 @@ def test_without_unlabelled_scans_no_crop_is_spared_and_nothing_guessed(tmp_path
     assert drawn == [[2, 0]] * 4 and "guess" not in names(run.path)
 
 
-def test_a_scan_in_which_nothing_is_found_teaches_nothing(tmp_path, monkeypatch):
-    run = small_run(tmp_path / "run", iterations=4, settings={"pseudo": 0.5, "guess_every": 0.5})
+@pytest.mark.parametrize("threshold", [0.0, 0.75])
+def test_a_scan_in_which_nothing_is_found_teaches_nothing(tmp_path, monkeypatch, threshold):
+    settings = {"pseudo": 0.5, "guess_every": 0.5, "pseudo_threshold": threshold}
+    run = small_run(tmp_path / "run", iterations=4, settings=settings)
     trainer = Trainer(run)
 
     def something_in_the_second(_predictor, cases, _patch):
         for n, case in enumerate(cases):
-            labels = np.zeros(case.image.shape, np.uint8)
-            labels[4:12, 8:18, 8:18] = n
-            yield labels
+            probability = np.zeros((1, *case.image.shape), np.float32)
+            probability[0, 4:12, 8:18, 8:18] = 0.7 * n
+            yield probability
 
-    monkeypatch.setattr("simcvd.training.loop.predict_cases", something_in_the_second)
+    monkeypatch.setattr("simcvd.training.loop.predict_probabilities", something_in_the_second)
     trainer.run()
+    label = trainer.unlabelled[1].label
+    assert np.bincount(label.ravel(), minlength=4)[3 if threshold else 1] == 8 * 10 * 10 and label.max() < 4
     guesses = [e for e in read_events(run.path / "events.jsonl")[0] if e["event"] == "guess"]
     assert [(e["iteration"], e["left_out"]) for e in guesses] == [(0, ["ball2"]), (2, ["ball2"])]
     assert [case.id for case in trainer.sampler.streams[1]] == ["ball3"]
@@ -643,7 +647,7 @@ def test_unknown_settings_are_refused_before_anything_is_made(tmp_path):
         ({"optimiser": {"rate": 1}}, "no setting 'rate'"),
         ({"optimiser": {"step_every": 0}}, "needs step_every"),
         ({"batch": [3, 2], "settings": {"pseudo": 0.5}}, "as many labelled as unlabelled"),
-        ({"settings": {"guess_every": 0.1}}, "guess_every needs pseudo"),
+        ({"settings": {"guess_every": 0.1}}, "guess_every needs pseudo above 0"),
         ({"settings": {"terms_every": 0}}, "terms_every is a whole number"),
         ({"batch": [1, 1]}, "too little for batch norm"),
         ({"settings": {"halve": True}}, "too little for batch norm"),

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..labels import keep_largest
+from ..labels import classify, keep_largest
 from ..tensors import array_of, tensor_of
 from .distributed import rank, world_size
 
+MOST_GUESSED = 128  # classes that guesses keep apart by how sure they are, in a byte
 SIDE = 2 / 3  # of the crop, on each axis: 29.6 % of the volume changes hands
 
 
@@ -65,3 +67,19 @@ def pseudo_labels(logits: torch.Tensor, threshold: float, largest: bool) -> tupl
         kept = [tensor_of(keep_largest(crop)) for crop in array_of(classes)]
         classes = torch.stack(kept).to(logits.device)
     return classes, (confidence >= threshold).float()
+
+
+def guess_of(probability: np.ndarray, largest: bool, threshold: float) -> np.ndarray:
+    """The teacher's classes of a whole scan (K, J, I), uint8, from foreground probabilities (C - 1, K, J, I).
+
+    Where it is less sure than `threshold`, C is added to the class; `believed` takes the two apart again, also once the
+    scan was cut and warped. largest: only the largest part of each class is kept.
+    """
+    labels = keep_largest(classify(probability)) if largest else classify(probability)
+    confidence = np.maximum(probability.max(0), 1 - probability.sum(0))
+    return labels + np.uint8(len(probability) + 1) * (confidence < threshold)
+
+
+def believed(guess: torch.Tensor, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Classes (B, K, J, I), uint8, and 1 where the teacher was sure of them, else 0, of a crop of `guess_of`."""
+    return guess % classes, (guess < classes).float()

@@ -19,7 +19,6 @@ from ..cases import load_prepared
 from ..errors import SimCVDError, is_out_of_memory
 from ..files import atomic_path
 from ..inference import Predictor
-from ..labels import keep_largest
 from ..network import VNet, head_start
 from ..pictures import slice_picture
 from ..tensors import array_of
@@ -27,6 +26,7 @@ from . import distributed
 from .ahead import Ahead
 from .batch_norm import settle_batch_norm
 from .checks import check_values
+from .copy_paste import guess_of
 from .folds import HOW, leave_one_out
 from .methods import Batch, make_method
 from .methods.staged import FINE_TUNING
@@ -34,7 +34,7 @@ from .optimiser import learning_rate, make_optimiser
 from .run_folder import RunFolder, TrainingError
 from .sampling import Crop, TrainingCase, TwoStreamSampler, random_crop
 from .setup import card_of
-from .validation import predict_cases, validate
+from .validation import predict_cases, predict_probabilities, validate
 
 FEWEST_STEPS = 10  # of a training that is planned in minutes
 PROBE_SECONDS, PROBE_SHARE = 10.0, 0.05  # of a planned training at most, to know how long a step takes
@@ -375,9 +375,11 @@ class Trainer:
         """Let the teacher label the unlabelled scans, whole; every process does it for itself, from like weights."""
         start = time.perf_counter()
         self._settle(self.method.teacher)
-        found = list(predict_cases(self._predictor(self.method.teacher), self.unlabelled, self.config["patch"]))
-        if self.method.settings["pseudo_largest"]:
-            found = [keep_largest(labels) for labels in found]
+        teacher, settings = self._predictor(self.method.teacher), self.method.settings
+        found = [
+            guess_of(probability, settings["pseudo_largest"], settings["pseudo_threshold"])
+            for probability in predict_probabilities(teacher, self.unlabelled, self.config["patch"])
+        ]
         believed = [self._is_plausible(labels) for labels in found]
         for case, labels, good in zip(self.unlabelled, found, believed, strict=True):
             case.label = labels if good or not any(believed) else None
@@ -393,7 +395,7 @@ class Trainer:
         """
         n = self.config["network"]["n_classes"]
         known = np.array([np.bincount(case.label.ravel(), minlength=n)[1:] for case in self.labelled])
-        size = np.bincount(labels.ravel(), minlength=n)[1:]
+        size = np.bincount(labels.ravel() % n, minlength=n)[1:]
         return bool((2 * size >= known.min(0)).all() and (size <= 3 * known.max(0)).all())
 
     def _draw_from_believed(self) -> None:

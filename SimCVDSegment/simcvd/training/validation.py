@@ -17,9 +17,16 @@ FIGURES = ("dice", "jaccard", "hd95", "asd")
 
 def predict_cases(predictor: Predictor, cases: Sequence[TrainingCase], patch: Sequence[int]) -> Iterator[np.ndarray]:
     """Labels (K, J, I), uint8, of one case after the other, predicted as users' scans are."""
+    return map(classify, predict_probabilities(predictor, cases, patch))
+
+
+def predict_probabilities(
+    predictor: Predictor, cases: Sequence[TrainingCase], patch: Sequence[int]
+) -> Iterator[np.ndarray]:
+    """Foreground probabilities (C - 1, K, J, I) of one case after the other."""
     limit = memory_limit(str(predictor.device))
     for case in cases:
-        yield classify(predict_within(predictor, case.image.astype(np.float32), tuple(patch), limit))
+        yield predict_within(predictor, case.image.astype(np.float32), tuple(patch), limit)
 
 
 def validate(

@@ -28,7 +28,8 @@ class Batch:
 
     labelled: (B, 1, K, J, I) images; label: (B, K, J, I) uint8; unlabelled: (U, 1, K, J, I), U may be 0.
     progress: t / t_max in [0, 1]; generator: for noise, seeded anew for every iteration.
-    guess: (U, K, J, I) uint8, what the teacher last found in the whole unlabelled scans, for methods that ask for it.
+    guess: (U, K, J, I) uint8, what the teacher last found in the whole unlabelled scans (see copy_paste.guess_of), for
+        methods that ask for it.
     iteration: t.
     axial: (B + U, 2), where each crop (labelled ones first) begins and ends along K, in shares of its scan's height.
     """

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ...network import Output
-from ..copy_paste import labelled_places, mixed, pseudo_labels
+from ..copy_paste import MOST_GUESSED, believed, labelled_places, mixed, pseudo_labels
 from ..ema import make_teacher
 from ..losses import ProjectionHead, info_nce, pairwise_distillation
 from .base import Batch, MethodError
@@ -95,6 +95,8 @@ class SimCVD(MeanTeacher):
     def __init__(self, network: nn.Module, settings: dict):
         super().__init__(network, settings)
         s = self.settings
+        if s["guess_every"] and s["pseudo_threshold"] and network.settings["n_classes"] > MOST_GUESSED:
+            raise MethodError(f"With guess_every, pseudo_threshold takes at most {MOST_GUESSED} classes.")
         if s["lambda"]:
             self.student_head = ProjectionHead(
                 s["pool_size"], s["pool"], s["head_dropout"], s["head_hidden"], s["head_width"]
@@ -105,8 +107,8 @@ class SimCVD(MeanTeacher):
     def checked(cls, settings: dict) -> dict:
         """As of every method; settings that exclude each other are refused too."""
         s = super().checked(settings)
-        if s["guess_every"] and (not s["pseudo"] or s["pseudo_threshold"]):
-            raise MethodError("Setting guess_every needs pseudo above 0 and no pseudo_threshold.")
+        if s["guess_every"] and not s["pseudo"]:
+            raise MethodError("Setting guess_every needs pseudo above 0.")
         return s
 
     @classmethod
@@ -200,7 +202,7 @@ class SimCVD(MeanTeacher):
         if not s["guess_every"] or batch.iteration % s["terms_every"] == 0:
             teacher = self.teach(chance, batch.labelled, batch.unlabelled)
         if s["guess_every"]:
-            pseudo, confident = batch.guess, torch.ones_like(batch.guess, dtype=torch.float32)
+            pseudo, confident = believed(batch.guess, self.student.settings["n_classes"])
         else:
             pseudo, confident = pseudo_labels(teacher.logits[n:], s["pseudo_threshold"], s["pseudo_largest"])
         true = labelled_places(batch.label.shape, chance, batch.label.device) if s["mix"] else None
