@@ -31,9 +31,9 @@ def tensor_of(array: np.ndarray) -> torch.Tensor:
     """A tensor of an array's shape and type on the CPU, of the same memory where that is contiguous and writable."""
     if _know_each_other():
         return torch.from_numpy(array)
-    dtype = _TYPES[array.dtype.newbyteorder("=").name] if array.dtype.isnative else None
-    if dtype is None:
+    if not array.dtype.isnative:
         raise TypeError("an array in another computer's byte order")
+    dtype = _TYPES[array.dtype.name]
     if not array.size:
         return torch.empty(array.shape, dtype=dtype)
     return torch.frombuffer(np.require(array, requirements="CW"), dtype=dtype).reshape(array.shape)

@@ -44,6 +44,13 @@ def test_there_and_back_over_plain_memory(strangers, array):
     np.testing.assert_array_equal(array_of(tensor.requires_grad_() if tensor.is_floating_point() else tensor), array)
 
 
+def test_another_byte_order_is_refused_either_way(request):
+    for _ in range(2):
+        with pytest.raises((TypeError, ValueError), match="byte order"):
+            tensor_of(np.arange(3, dtype=">f4"))
+        request.getfixturevalue("strangers")
+
+
 def test_memory_is_shared_either_way(request):
     for _ in range(2):
         array = np.zeros(3, np.float32)
