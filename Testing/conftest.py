@@ -1,5 +1,6 @@
 """What all tests share: where the real scans are, and the package on the path of a source tree."""
 
+import locale
 import sys
 from pathlib import Path
 
@@ -16,3 +17,11 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the real scans are not here ({folder.name} missing beside the checkout)")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def same_locale():
+    """ITK leaves the locale C behind where it has written DICOM, and files are then read as ASCII."""
+    before = locale.setlocale(locale.LC_ALL)
+    yield
+    locale.setlocale(locale.LC_ALL, before)
