@@ -18,7 +18,7 @@ def scansIn(folder):
 
     Raises SimCVDError when there are none.
     """
-    from simcvd.commands.segment import find_scans
+    from simcvd.scans import find_scans
 
     return find_scans([Path(folder)])
 

@@ -177,7 +177,7 @@ class CaseTable:
         Beside image files, <name>-label.* (or seg, mask, segmentation) is the label of <name>. Returns the new rows;
         raises SimCVDError where there is no scan.
         """
-        from simcvd.commands.segment import find_scans
+        from simcvd.scans import find_scans
 
         found = find_scans([Path(folder)])
         return self._addFiles([(name, *files, LABELLED if files[1] else UNLABELLED) for name, files in _paired(found)])

@@ -11,8 +11,7 @@ import math
 import os
 import struct
 import zlib
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,12 +27,10 @@ __all__ = [
     "Grid",
     "ImageError",
     "Volume",
-    "holds_series",
-    "image_files",
+    "dicom_series",
     "image_name",
-    "images_at",
-    "named",
     "normalise",
+    "odd_letters",
     "read_geometry",
     "read_labels",
     "read_volume",
@@ -74,7 +71,7 @@ def _open_any_name() -> None:
             locale.setlocale(locale.LC_CTYPE, ".UTF-8")
 
 
-def _letters(path: Path) -> str:
+def odd_letters(path: Path) -> str:
     """What to add to a complaint on Windows, where letters beyond the system's own may be what is wrong."""
     strange = "".join(dict.fromkeys(c for c in str(path) if not c.isascii()))
     return f" (on Windows {strange!r} in its path may be the reason)" if _ON_WINDOWS and strange else ""
@@ -139,24 +136,6 @@ def read_labels(path: str | os.PathLike, max_voxels: int = MAX_VOXELS) -> Volume
     return Volume(array, _geometry_of(image, path), image_name(path))
 
 
-def named(images: Iterable[Path]) -> list[tuple[str, Path]]:
-    """Images, each once whatever ways lead to it, with names that are unique and carry no suffix."""
-    each: dict[Path, Path] = {}
-    for image in images:
-        each.setdefault(image.resolve(), image)
-    found = list(each.values())
-    names = [image_name(path) for path in found]
-    doubles = {name for name, n in Counter(names).items() if n > 1}
-    names = [f"{p.resolve().parent.name}-{n}" if n in doubles else n for n, p in zip(names, found, strict=True)]
-    taken: set[str] = set()
-    result = []
-    for name, path in zip(names, found, strict=True):
-        unique = next(c for c in itertools.chain([name], (f"{name}-{i}" for i in itertools.count(2))) if c not in taken)
-        taken.add(unique)
-        result.append((unique, path))
-    return result
-
-
 def image_name(path: str | os.PathLike) -> str:
     """The file's or folder's name without the suffixes of image formats."""
     name = Path(path).resolve().name if str(path) in (".", "..") else Path(path).name
@@ -164,59 +143,6 @@ def image_name(path: str | os.PathLike) -> str:
         if name.lower().endswith(suffix) and len(name) > len(suffix):
             return name[: -len(suffix)]
     return Path(name).stem if Path(name).suffix.lower() in (".dcm", ".ima", ".gipl", ".vtk") else name
-
-
-def images_at(path: Path) -> list[Path]:
-    """The images that a path means: a file, the image files of a folder, its DICOM series (the folder stands for it),
-    or the folders within it that are one.
-
-    Raises ImageError when the path is missing or a folder holds no image.
-    """
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise ImageError(f"{path} does not exist; check the path.")
-    files = image_files(path)
-    if holds_series(path):
-        return [*files, path]
-    if files:
-        return files
-    folders = [p for p in _entries(path) if p.is_dir() and _series_in(p)]
-    if not folders:
-        raise ImageError(
-            f"{path} holds neither image files ({', '.join(SUFFIXES[1:])}) nor a DICOM series{_letters(path)}."
-        )
-    return folders
-
-
-def image_files(folder: Path) -> list[Path]:
-    """The image files in a folder, by their endings."""
-    return [p for p in _entries(folder) if p.name.lower().endswith(SUFFIXES) and p.is_file()]
-
-
-def holds_series(folder: Path) -> bool:
-    """Whether a folder is a DICOM volume, or holds one beside image files; a picture beside these is none."""
-    names = [p.name.lower().endswith(SUFFIXES) for p in _entries(folder) if p.is_file()]
-    if all(names):
-        return False
-    reader = _sitk().ImageSeriesReader
-    files = [reader.GetGDCMSeriesFileNames(str(folder), uid) for uid in _series_in(folder)]
-    return any(len(each) > 1 or not any(names) or _slices(each[0]) > 1 for each in files)
-
-
-def _slices(path: str) -> int:
-    """Of one DICOM file; 0 where it can't be read."""
-    reader = _sitk().ImageFileReader()
-    reader.SetFileName(path)
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError:
-        return 0
-    return reader.GetSize()[2] if reader.GetDimension() > 2 else 1
-
-
-def _entries(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if not p.name.startswith("."))
 
 
 def _read_file(path: Path, max_voxels: int, layers: bool = False):
@@ -234,8 +160,8 @@ def _read_file(path: Path, max_voxels: int, layers: bool = False):
         reader.ReadImageInformation()
     except RuntimeError as error:
         raise ImageError(
-            f"{path} cannot be read as an image: it is damaged or not NRRD, NIfTI, MHA or DICOM{_letters(path)}; check "
-            "the file."
+            f"{path} cannot be read as an image: it is damaged or not NRRD, NIfTI, MHA or DICOM{odd_letters(path)}; "
+            "check the file."
         ) from error
     _check_header(reader, path, max_voxels, layers)
     with _whole(path):
@@ -316,30 +242,31 @@ def _check_header(reader, path: Path, max_voxels: int, layers: bool) -> None:
         )
 
 
-def _series_in(folder: Path) -> tuple[str, ...]:
+def dicom_series(folder: Path) -> dict[str, tuple[str, ...]]:
+    """The files of each DICOM series in a folder, in their order along it, by the UID of the series."""
     sitk = _sitk()
     warnings = sitk.ProcessObject.GetGlobalWarningDisplay()
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     try:
-        return sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+        series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
     finally:
         sitk.ProcessObject.SetGlobalWarningDisplay(warnings)
+    return {uid: sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid) for uid in series}
 
 
 def _read_series(folder: Path, max_voxels: int):
     sitk = _sitk()
-    series = _series_in(folder)
+    series = dicom_series(folder)
     if not series:
         raise ImageError(
-            f"{folder} holds no DICOM series{_letters(folder)}; give an image file or a folder with one series."
+            f"{folder} holds no DICOM series{odd_letters(folder)}; give an image file or a folder with one series."
         )
-    files = {uid: sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid) for uid in series}
     if len(series) > 1:
-        listed = ", ".join(f"{uid} ({len(names)} files)" for uid, names in files.items())
+        listed = ", ".join(f"{uid} ({len(names)} files)" for uid, names in series.items())
         raise ImageError(
             f"{folder} holds {len(series)} DICOM series: {listed}; put the one to use into a folder of its own."
         )
-    names = files[series[0]]
+    (names,) = series.values()
     if len(names) == 1:
         return _read_file(Path(names[0]), max_voxels)
     reader = sitk.ImageSeriesReader()
@@ -507,7 +434,7 @@ def _write(path: str | os.PathLike, image) -> None:
         with atomic_path(path) as temporary:
             sitk.WriteImage(image, str(temporary), useCompression=True)
             if not temporary.stat().st_size:  # ITK wrote to another name: see _open_any_name
-                raise ImageError(f"{path} cannot be written{_letters(path)}; choose another place.")
+                raise ImageError(f"{path} cannot be written{odd_letters(path)}; choose another place.")
     except (RuntimeError, OSError) as error:
         reason = getattr(error, "strerror", None) or "the disk is full or the format cannot hold these voxels"
         raise ImageError(f"{path} cannot be written ({reason}); choose another place or make room.") from error

@@ -11,7 +11,6 @@ from unittest import mock
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
 from test_segmentation import threshold_network
 from training_runs import SMALL_HEAD, ball_cases
 
@@ -221,42 +220,6 @@ def test_scans_beside_case_folders_and_results_are_all_found(capsys):
         assert main(["segment", "cases", "--model", "tiny", "--output", "cases", *more]) == 0
         assert "3 of 3 scans segmented" in capsys.readouterr().out
     assert {p.name for p in Path("cases").glob("*.seg.nrrd")} == {"a.seg.nrrd", "b.seg.nrrd", "single.seg.nrrd"}
-
-
-def test_slices_beside_other_files_are_a_scan(tmp_path):
-    folder = Path("patient")
-    write_slices(folder)
-    assert [name for name, _ in segment.find_scans([folder])] == ["patient"]
-    save_scan(folder / "patient.seg.nrrd")  # a result of ours
-    (folder / "notes.txt").write_text("seen")
-    assert segment.find_scans([folder]) == [("patient", folder)]
-    save_scan(folder / "late.nrrd")
-    assert [name for name, _ in segment.find_scans([folder])] == ["late", "patient"]
-
-
-def test_a_picture_beside_scans_is_none(tmp_path):
-    save_scan(Path("scans") / "a.nrrd")
-    write_slices(Path("scans"), count=1)
-    assert [name for name, _ in segment.find_scans([Path("scans")])] == ["a"]
-
-
-def write_slices(folder, count=3):
-    """A DICOM series of axial slices."""
-    folder.mkdir(exist_ok=True)
-    writer = sitk.ImageFileWriter()
-    writer.KeepOriginalImageUIDOn()
-    for n in range(count):
-        image = sitk.GetImageFromArray(np.full((1, 8, 8), n + 1, np.int16))
-        for key, value in {
-            "0008|0016": "1.2.840.10008.5.1.4.1.1.2",
-            "0008|0018": f"1.2.3.{n + 1}",
-            "0020|000e": "1.2.3",
-            "0020|0032": f"0\\0\\{n}",
-            "0020|0037": "1\\0\\0\\0\\1\\0",
-        }.items():
-            image.SetMetaData(key, value)
-        writer.SetFileName(str(folder / f"{n}.dcm"))
-        writer.Execute(image)
 
 
 def test_ctrl_c_tells_what_is_done_what_failed_and_what_is_left(monkeypatch, capsys):

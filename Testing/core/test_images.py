@@ -2,7 +2,6 @@
 
 import gzip
 import itertools
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +12,6 @@ from simcvd.images import (
     Grid,
     ImageError,
     Volume,
-    images_at,
-    named,
     normalise,
     read_geometry,
     read_labels,
@@ -87,10 +84,6 @@ def stored_in_all_orders(array, geometry):
 
 def world(geometry, index):
     return np.array(geometry.origin) + np.reshape(geometry.direction, (3, 3)) @ (np.array(index) * geometry.spacing)
-
-
-def found_at(paths):
-    return named(image for path in paths for image in images_at(Path(path)))
 
 
 class TestGeometry:
@@ -247,14 +240,6 @@ class TestDicom:
         assert volume.geometry.spacing == pytest.approx((0.5, 0.5, 2.5))
         assert volume.geometry.origin == pytest.approx((-10, 5, 0))
         assert list(volume.array[:, 0, 0]) == [0, 1, 2, 3]
-        assert found_at([folder]) == [("patient", folder)]
-        assert found_at([tmp_path]) == [("patient", folder)]
-
-    def test_an_image_beside_the_slices_hides_none_of_them(self, tmp_path, scan):
-        folder = tmp_path / "patient"
-        self.write(folder, [0, 2.5, 5])
-        write_volume(folder / "late.nrrd", scan, OBLIQUE)
-        assert found_at([folder]) == [("late", folder / "late.nrrd"), ("patient", folder)]
 
     def test_refuses_a_missing_slice(self, tmp_path):
         self.write(tmp_path / "gap", [0, 2.5, 7.5, 10])
@@ -368,33 +353,6 @@ class TestWriting:
     def test_a_mask_is_written_as_numbers(self, tmp_path, scan):
         write_volume(tmp_path / "a.nrrd", scan > 9, OBLIQUE)
         np.testing.assert_array_equal(read_volume(tmp_path / "a.nrrd").array, scan > 9)
-
-
-class TestFindImages:
-    def test_names_are_unique_and_bare(self, tmp_path, scan):
-        for folder, name in (("x", "a.nrrd"), ("x", "b.nii.gz"), ("y", "a.seg.nrrd"), ("y", "c.v2.mha")):
-            write_volume(tmp_path / folder / name, scan, OBLIQUE)
-        (tmp_path / "x" / "notes.txt").write_text("no image")
-        found = found_at([tmp_path / "x", tmp_path / "y", tmp_path / "x" / "b.nii.gz"])
-        assert [name for name, _ in found] == ["x-a", "b", "y-a", "c.v2"]
-
-    def test_an_image_that_is_reached_in_several_ways_is_one(self, tmp_path, scan, monkeypatch):
-        for name in "ab":
-            write_volume(tmp_path / "x" / f"{name}.nrrd", scan, OBLIQUE)
-        monkeypatch.chdir(tmp_path)
-        found = found_at(["x/a.nrrd", "x/b.nrrd", tmp_path / "x" / ".." / "x" / "a.nrrd", tmp_path / "x"])
-        assert [name for name, _ in found] == ["a", "b"]
-
-    def test_doubles_within_one_folder_are_numbered(self, tmp_path, scan):
-        for name in ("a.nrrd", "a.mha"):
-            write_volume(tmp_path / "x" / name, scan, OBLIQUE)
-        assert [name for name, _ in found_at([tmp_path / "x"])] == ["x-a", "x-a-2"]
-
-    def test_refuses_nothing(self, tmp_path):
-        with pytest.raises(ImageError, match="neither"):
-            found_at([tmp_path])
-        with pytest.raises(ImageError, match="does not exist"):
-            found_at([tmp_path / "none"])
 
 
 class TestGrid:

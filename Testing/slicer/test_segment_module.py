@@ -974,7 +974,7 @@ class SegmentModuleTest(PanelTest):
             return []
 
         self.ui.batchFolderLineEdit.currentPath = str(self.place)
-        with mock.patch("simcvd.commands.segment.find_scans", search):
+        with mock.patch("simcvd.scans.find_scans", search):
             self.ui.batchRunButton.click()
         self.assertEqual(shapes, [qt.Qt.WaitCursor])
         self.assertIn("nothing to segment", self.ui.batchLabel.text)

@@ -259,7 +259,7 @@ class TrainModuleTest(PanelTest):
             return []
 
         self.answers(qt.QFileDialog, "getExistingDirectory", str(self.place))
-        with mock.patch("simcvd.commands.segment.find_scans", search):
+        with mock.patch("simcvd.scans.find_scans", search):
             self.ui.addFolderButton.click()
         self.assertEqual(shapes, [qt.Qt.WaitCursor])
         self.assertIsNone(qt.QApplication.overrideCursor())

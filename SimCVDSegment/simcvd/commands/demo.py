@@ -14,8 +14,9 @@ from ..files import read_json, write_json
 from ..phantom import write_cohort
 from ..pytorch import check_torch
 from ..report import summary
+from ..scans import find_scans
 from .console import Console
-from .segment import find_scans, outputs_for, segment_scans
+from .segment import outputs_for, segment_scans
 from .train import train
 
 DESCRIPTION = """Draws synthetic heart scans, trains a small model on a few outlined and many plain ones, segments scans

@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import SimCVDError
 from ..images import (
-    MAP_KINDS,
-    ImageError,
-    holds_series,
-    image_files,
-    image_name,
-    images_at,
-    named,
     read_volume,
     write_segmentation,
     write_volume,
 )
 from ..models import find_model, load_card
 from ..pytorch import check_torch
+from ..scans import find_scans
 from .console import Console, Interrupted, pasted
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -153,17 +146,6 @@ def segment_scans(
     return done, failed
 
 
-def find_scans(paths: Sequence[Path]) -> list[tuple[str, Path]]:
-    """Names and paths of all scans among the inputs.
-
-    In folders our own results are passed over; <case>/image.* counts as the scan <case>. Raises ImageError.
-    """
-    found = named(scan for path in paths for scan in _scans_at(path))
-    names = [p.resolve().parent.name if image_name(p) == "image" else name for name, p in found]
-    doubles = {name for name, n in Counter(names).items() if n > 1}
-    return [(n if n not in doubles else name, p) for n, (name, p) in zip(names, found, strict=True)]
-
-
 def outputs_for(
     folder: Path, name: str, card: dict, probability: bool = False, uncertainty: bool = False, model_sdm: bool = False
 ) -> dict[str, Path]:
@@ -217,23 +199,6 @@ def refuse_existing(files) -> None:
 
 def _outputs(folder: Path, name: str, card: dict, args: argparse.Namespace) -> dict[str, Path]:
     return outputs_for(folder, name, card, args.probability, args.uncertainty, args.model_sdm)
-
-
-def _scans_at(path: Path) -> list[Path]:
-    if not path.is_dir():
-        return images_at(path)
-    files, series = image_files(path), [path] if holds_series(path) else []
-    # in a case's own folder its label is no scan
-    scans = [p for p in files if image_name(p) == "image"] or [p for p in files if not _is_result(p)]
-    cases = [f for f in sorted(path.glob("*/image.*")) if image_name(f) == "image"]
-    scans += series + [f for f in cases if not f.parent.name.startswith(".")]
-    if files and not scans:
-        raise ImageError(f"{path} holds only results of simcvd and no scan; give the folder of the scans.")
-    return scans or images_at(path)
-
-
-def _is_result(path: Path) -> bool:
-    return path.name.lower().endswith(".seg.nrrd") or image_name(path).lower().endswith(MAP_KINDS)
 
 
 def _report(name: str, path: Path, result, files: dict[str, Path], card: dict) -> dict:
