@@ -54,6 +54,19 @@ class Edited:
         self.corrections.apply()
         return self.mask()
 
+    def editElsewhere(self):
+        """As in the Segment Editor, which the panel does not follow while it is open."""
+        self.corrections.rest()
+        nodes.writeSegment(self.node, self.identifier, ball(radius=9.0), self.volume)
+
+    def reopen(self, path):
+        """Begin anew in the scene that was saved there."""
+        slicer.mrmlScene.Clear(0)
+        slicer.util.loadScene(str(path), properties={"clear": True})
+        self.volume, self.node = slicer.util.getNode("Scan"), slicer.util.getNode("Drawn")
+        self.maps = maps.Maps(self.node, self.volume)
+        self.corrections = Corrections(self.node, self.identifier, self.volume, self.maps, self.tell)
+
 
 @pytest.fixture
 def edited(volume):
@@ -107,8 +120,7 @@ def test_a_surface_is_refused_in_a_sentence(imported):
 def test_at_rest_edits_are_only_noted_until_the_panel_is_back():
     edited = Edited(brightBall())
     edited.set(offset=2.0)
-    edited.corrections.rest()
-    nodes.writeSegment(edited.node, edited.identifier, ball(radius=9.0), edited.volume)
+    edited.editElsewhere()
     told = edited.told
     settleEdits()
     assert edited.told == told and edited.corrections.settings["offset"] == 2.0
@@ -137,8 +149,7 @@ def test_what_is_left_of_a_segment_edited_at_rest_fits_it(ending):
     edited = Edited(brightBall())
     edited.corrections.addPoint(world(edited.volume, OUTSIDE), True)
     edited.set(offset=2.0)
-    edited.corrections.rest()
-    nodes.writeSegment(edited.node, edited.identifier, ball(radius=9.0), edited.volume)
+    edited.editElsewhere()
     getattr(edited.corrections, ending)()
     again = Corrections(edited.node, edited.identifier, edited.volume, edited.maps)
     assert again.settings == DEFAULTS
@@ -162,8 +173,7 @@ def test_a_change_after_an_edit_that_was_noted_starts_from_the_edit():
 
 def test_an_edit_that_was_noted_stays_when_the_corrections_are_closed():
     edited = Edited(brightBall())
-    edited.corrections.rest()
-    nodes.writeSegment(edited.node, edited.identifier, ball(radius=9.0), edited.volume)
+    edited.editElsewhere()
     edited.corrections.set(offset=2.0)
     edited.corrections.close()
     assert np.array_equal(edited.mask(), ball(radius=9.0))
@@ -300,11 +310,7 @@ def test_settings_and_points_come_back_with_a_saved_scene(tmp_path):
     saved = edited.mask()
     edited.corrections.close()
     assert slicer.util.saveScene(str(tmp_path / "scene.mrb"), properties={})
-    slicer.mrmlScene.Clear(0)
-    slicer.util.loadScene(str(tmp_path / "scene.mrb"), properties={"clear": True})
-    edited.volume, edited.node = slicer.util.getNode("Scan"), slicer.util.getNode("Drawn")
-    found = maps.Maps(edited.node, edited.volume)
-    edited.corrections = Corrections(edited.node, edited.identifier, edited.volume, found, edited.tell)
+    edited.reopen(tmp_path / "scene.mrb")
     assert edited.corrections.settings == {**DEFAULTS, "offset": 2.0}
     settle()
     assert np.array_equal(edited.mask(), saved)
@@ -321,15 +327,10 @@ def test_a_scene_saved_while_a_segment_is_edited_elsewhere_comes_back_as_it_was_
     edited = Edited(brightBall())
     edited.corrections.addPoint(world(edited.volume, OUTSIDE), True)
     edited.set(offset=2.0)
-    edited.corrections.rest()
-    nodes.writeSegment(edited.node, edited.identifier, ball(radius=9.0), edited.volume)
+    edited.editElsewhere()
     assert slicer.util.saveScene(str(tmp_path / "scene.mrb"), properties={})
     edited.corrections.close()
-    slicer.mrmlScene.Clear(0)
-    slicer.util.loadScene(str(tmp_path / "scene.mrb"), properties={"clear": True})
-    edited.volume, edited.node = slicer.util.getNode("Scan"), slicer.util.getNode("Drawn")
-    found = maps.Maps(edited.node, edited.volume)
-    edited.corrections = Corrections(edited.node, edited.identifier, edited.volume, found, edited.tell)
+    edited.reopen(tmp_path / "scene.mrb")
     settle()
     assert edited.told == 1 and edited.corrections.settings == DEFAULTS
     assert edited.corrections.points(True).GetNumberOfControlPoints() == 0
