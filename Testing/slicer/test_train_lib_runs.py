@@ -10,7 +10,7 @@ import pytest
 import qt
 import slicer
 import train_scenes
-from train_scenes import ballRun, plan, polled
+from train_scenes import ballRun, held, plan, polled
 
 from simcvd.errors import SimCVDError
 from simcvd.events import EventLog
@@ -109,14 +109,16 @@ def test_pause_resume_stop_and_go_on(tmp_path):
         run.start()
     polled(run, lambda r: r.iteration > 0)
     assert run.canPause and run.canStop and run.canFinish and not run.canStart and run.startedHere
-    run.pause()
-    assert run.wish == "pause" and "pauses" in run.sentence and not run.canPause
+    with held(run._process.pid):
+        run.pause()
+        assert run.wish == "pause" and "pauses" in run.sentence and not run.canPause
     polled(run, stateIs(runs.PAUSED))
     assert run.wish is None and run.canResume and not run.canPause
     run.resume()
     polled(run, stateIs(runs.RUNNING))
-    run.stop()
-    assert run.wish == "stop" and not run.canStop
+    with held(run._process.pid):
+        run.stop()
+        assert run.wish == "stop" and not run.canStop
     polled(run, stateIs(runs.STOPPED))
     reached = run.iteration
     assert run.canStart and run.modelFolder is None and reached > 0
@@ -151,8 +153,9 @@ def test_ending_early_keeps_the_model(tmp_path):
     polled(run, lambda r: r.iteration > 0)
     run.pause()
     polled(run, stateIs(runs.PAUSED))
-    run.finish()
-    assert run.wish == "finish"
+    with held(run._process.pid):
+        run.finish()
+        assert run.wish == "finish"
     polled(run, stateIs(runs.DONE))
     assert 0 < run.iteration < LONG and load_card(run.modelFolder)["training"]["iterations"] == run.iteration
     assert run.after["rows"]

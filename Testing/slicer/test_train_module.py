@@ -15,6 +15,7 @@ from unittest import mock
 import qt
 import slicer
 from test_segment_module import PanelTest, addScan, ball, loadModule, wait
+from train_scenes import held
 
 from simcvd.images import read_labels, write_volume
 
@@ -438,12 +439,13 @@ class TrainModuleTest(PanelTest):
         self.addCases()
         folder = self.start()
         self.waitState("running")
-        self.ui.discardButton.click()
-        slicer.mrmlScene.Clear(0)
-        self.assertEqual(Path(self.watched(3)), folder)
-        self.assertFalse(self.ui.stopButton.enabled)
-        self.widget._chooseRun("")
-        self.assertTrue(folder.exists())
+        with held(int((folder / "lock").read_text())):
+            self.ui.discardButton.click()
+            slicer.mrmlScene.Clear(0)
+            self.assertEqual(Path(self.watched(3)), folder)
+            self.assertFalse(self.ui.stopButton.enabled)
+            self.widget._chooseRun("")
+            self.assertTrue(folder.exists())
         wait(lambda: not folder.exists())
         wait(lambda: not self.ui.runTree.topLevelItemCount)
         self.assertEqual(self.ui.statusLabel.text, "")

@@ -1,5 +1,9 @@
 """Small trainings for the tests: balls in noise as scans, their outlines, and a plan that takes seconds."""
 
+import contextlib
+import os
+import signal
+
 import numpy as np
 import slicer
 import slicer.util
@@ -84,3 +88,14 @@ def polled(run, until, seconds=90):
     except TimeoutError:
         raise AssertionError(f"{run.state}: {run.sentence}\n{run.log}") from None
     return events
+
+
+@contextlib.contextmanager
+def held(process):
+    """Keep a process of this one from going on, so that there is time to see what it was told and hasn't done yet."""
+    os.kill(process, signal.SIGSTOP)
+    os.waitpid(process, os.WUNTRACED)  # a signal takes its time
+    try:
+        yield
+    finally:
+        os.kill(process, signal.SIGCONT)
