@@ -1,6 +1,7 @@
 """What all tests share: where the real scans are, and the package on the path of a source tree."""
 
 import locale
+import os
 import sys
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "SimCVDSegment"))
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # each core has its tests: more threads would wait for one another
 
 
 @pytest.fixture(scope="session")

@@ -43,9 +43,11 @@ def events_of(folder):
     return read_events(folder / "events.jsonl")[0]
 
 
-def test_a_plan_becomes_a_run_and_a_model(tmp_path):
-    folder = planned(tmp_path / "run")
+def test_a_plan_becomes_a_run_and_a_model(tmp_path, monkeypatch):
+    folder, given_way = planned(tmp_path / "run"), []
+    monkeypatch.setattr(os, "nice", given_way.append)  # the tests after this one share the process
     assert main(["train", str(folder), "--background"]) == 0
+    assert given_way == [10]
     events = events_of(folder)
     preparing = [e for e in events if e["event"] == "preparing"]
     assert [e["done"] for e in preparing] == [0, 1, 2, 3, 4, 5] and preparing[-1]["total"] == 5
