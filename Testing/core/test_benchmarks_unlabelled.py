@@ -1,5 +1,8 @@
 """The benchmark of scans without a label: which scans a run is scored on, and what it is held against."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from test_benchmarks import write_run
@@ -9,7 +12,9 @@ from simcvd.files import read_json
 from simcvd.images import write_volume
 from simcvd.phantom import make_phantom
 
-import unlabelled  # isort: skip
+sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
+
+import unlabelled
 
 LEVELS = {"supervised": 1.0, "simcvd": 0.7}  # what each run's model takes for atrium, in standard deviations
 
@@ -46,12 +51,8 @@ def test_runs_are_scored_on_the_scans_they_had_without_a_label(data, tmp_path, c
     kept = rows_by_part(capsys.readouterr().out)
     for part in ("all", "largest"):
         its, mine = kept["base", part], kept["run", part]
-        assert (its["labelled"], its["scans"], its["Dice above supervised"], its["scans better"]) == (
-            "1",
-            "2",
-            "–",
-            "–",
-        )
+        assert (its["labelled"], its["scans"]) == ("1", "2")
+        assert its["Dice above supervised"] == its["scans better"] == its["95HD above supervised [mm]"] == "–"
         rows = [row for row in read_json(run / "unlabelled.json")["rows"] if row["part"] == part]
         assert [row["case"] for row in rows] == ["la1", "la2"]
         assert mine["Dice [%]"] == f"{np.mean([row['dice'] for row in rows]):.2f}"
