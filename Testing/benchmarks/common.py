@@ -9,6 +9,7 @@ import argparse
 import importlib.metadata
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import time
@@ -116,3 +117,10 @@ def average(numbers: Iterable[float | None]) -> float | None:
 def dice_of(scores: dict) -> float:
     """Dice of a row of simcvd.metrics for a mean over cases: nothing found where there is something counts as 0."""
     return scores["dice"] or 0.0
+
+
+def mean_gain(gains: Sequence[float]) -> str:
+    """Mean of the differences over the scans ± its standard error, a dash for fewer than two."""
+    if len(gains) < 2:
+        return NOTHING
+    return f"{statistics.mean(gains):+.2f} ± {statistics.stdev(gains) / len(gains) ** 0.5:.2f}"

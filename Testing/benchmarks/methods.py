@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from common import NOTHING, average, dice_of, machine, publish, shown, table
+from common import NOTHING, average, dice_of, machine, mean_gain, publish, shown, table
 from la import memory_of, spread
 from rows import ROLES, Run, duration, read_runs, seconds_per_step
 
@@ -64,8 +64,7 @@ def against(runs: Sequence[Run], base: Sequence[Run]) -> tuple[str, str]:
     gains = [mine[case] - its[case] for case in mine.keys() & its.keys()]
     if runs == base or len(gains) < 2:
         return NOTHING, NOTHING
-    error = statistics.stdev(gains) / len(gains) ** 0.5
-    return f"{statistics.mean(gains):+.2f} ± {error:.2f}", f"{sum(gain > 0 for gain in gains)} of {len(gains)}"
+    return mean_gain(gains), f"{sum(gain > 0 for gain in gains)} of {len(gains)}"
 
 
 def line(runs: Sequence[Run], base: Sequence[Run]) -> list[str]:

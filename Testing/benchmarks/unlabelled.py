@@ -11,19 +11,18 @@ scores are kept in it, in unlabelled.json, and taken from there when the command
 from __future__ import annotations
 
 import argparse
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from common import NOTHING, case_folders, dice_of, machine, publish, shown, table
+from common import NOTHING, case_folders, dice_of, machine, mean_gain, publish, shown, table
 from la import PARTS, mean_scores, score
+from methods import BASE
 from rows import Run, read_runs
 
 from simcvd.files import read_json, write_json
 from simcvd.segmentation import Segmenter
 
 SCORES = "unlabelled.json"
-BASE = "supervised"
 FAILED = 80.0  # % Dice, our choice: a scan below it counts as one that the model has failed on
 HEADS = ("run", "labelled", "method", "seed", "steps", "scans", "kept", "Dice [%]", f"below {FAILED:g}", "95HD [mm]")
 HEADS += ("Dice above supervised", "scans better", "95HD above supervised [mm]")
@@ -48,13 +47,6 @@ def by_case(rows: Sequence[dict], part: str) -> dict[str, dict]:
     return {row["case"]: row for row in rows if row["part"] == part}
 
 
-def spread(gains: Sequence[float]) -> str:
-    """Mean and its standard error over the scans."""
-    if len(gains) < 2:
-        return NOTHING
-    return f"{statistics.mean(gains):+.2f} ± {statistics.stdev(gains) / len(gains) ** 0.5:.2f}"
-
-
 def against(mine: dict[str, dict], its: dict[str, dict]) -> tuple[str, str, str]:
     """How far above the base in Dice, in how many scans, and in 95HD where both have found something."""
     if mine.keys() != its.keys():
@@ -62,7 +54,7 @@ def against(mine: dict[str, dict], its: dict[str, dict]) -> tuple[str, str, str]
     dice = [dice_of(mine[case]) - dice_of(its[case]) for case in mine]
     pairs = [(mine[case]["hd95"], its[case]["hd95"]) for case in mine]
     further = [one - other for one, other in pairs if None not in (one, other)]
-    return spread(dice), f"{sum(gain > 0 for gain in dice)} of {len(dice)}", spread(further)
+    return mean_gain(dice), f"{sum(gain > 0 for gain in dice)} of {len(dice)}", mean_gain(further)
 
 
 def lines(run: Run, rows: Sequence[dict], base: Sequence[dict]) -> list[list[str]]:
