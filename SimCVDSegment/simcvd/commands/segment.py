@@ -8,11 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import SimCVDError
-from ..images import (
-    read_volume,
-    write_segmentation,
-    write_volume,
-)
+from ..images import read_volume, write_segmentation, write_volume
 from ..models import find_model, load_card
 from ..pytorch import check_torch
 from ..scans import find_scans
