@@ -401,7 +401,7 @@ class SegmentModuleTest(PanelTest):
         process = self.worker()
         status = Path(f"/proc/{process}/status").read_text()
         taken = 1024 * int(re.search(r"VmSize:\s+(\d+)", status).group(1))
-        resource.prlimit(process, resource.RLIMIT_AS, (taken + 60 * 2**20, resource.RLIM_INFINITY))
+        resource.prlimit(process, resource.RLIMIT_AS, (taken + 20 * 2**20, resource.RLIM_INFINITY))
         array = np.random.default_rng(0).normal(100, 4, (144, 144, 144)).astype(np.float32)
         large = slicer.util.addVolumeFromArray(array, ijkToRAS=np.diag([2.0, 2.0, 2.0, 1.0]), name="large")
         self.refuse(large, "not enough memory.*set a region|memory")
