@@ -20,7 +20,7 @@ from itertools import product
 from pathlib import Path
 
 from common import NOTHING, average, case_folders, dice_of, machine, publish, shown, table
-from rows import SCORES, Run, duration, figures_of, read_runs
+from rows import SCORES, Run, duration, figures_of, read_runs, recipe_of
 
 from simcvd.files import read_json, write_json
 from simcvd.images import read_labels, read_volume
@@ -212,7 +212,7 @@ def line(group: Sequence[Run]) -> list[str]:
     steps = ", ".join(dict.fromkeys(str(run.config["iterations"]) for run in group))
     done = steps if group[0].finished else f"{group[0].iteration} of {steps}"
     return [
-        f"{config['method']} ({config['recipe']}{f', from {begun}' if begun else ''})",
+        f"{config['method']} ({recipe_of(config)}{f', from {begun}' if begun else ''})",
         f"{', '.join(run.name for run in group)} (seed{'s' * (len(group) > 1)} {seeds})",
         spread(each.get("dice") for each in scores) + (f" ({empty} empty)" if empty else ""),
         spread(each.get("jaccard") for each in scores),
@@ -242,9 +242,10 @@ def full_resolution(run: Run) -> bool:
 
 
 def complete(run: Run) -> bool:
-    """Whether a run took at least all steps of its recipe on the scans' own grid, to its end."""
-    steps = RECIPES[run.config["recipe"]]["iterations"] if run.config["recipe"] in RECIPES else 0
-    return run.finished and full_resolution(run) and run.iteration >= steps
+    """Whether a run took at least all steps of its recipe, with its settings, on the scans' own grid, to its end."""
+    name = run.config["recipe"]
+    steps = RECIPES[name]["iterations"] if name in RECIPES else 0
+    return run.finished and full_resolution(run) and run.iteration >= steps and recipe_of(run.config) == name
 
 
 def missing(runs: Sequence[Run]) -> list[str]:

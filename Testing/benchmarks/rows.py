@@ -24,6 +24,7 @@ from common import NOTHING, machine, publish, shown, table
 
 from simcvd.events import read_events
 from simcvd.files import atomic_path, read_json, write_json
+from simcvd.training.recipes import RECIPES, recipe
 
 FIGURES = {"dice": "Dice [%]", "jaccard": "Jaccard [%]", "hd95": "95HD [mm]", "asd": "ASD [mm]"}
 VOXEL_FIGURES = {"hd95_voxel": "95HD [voxel]", "asd_voxel": "ASD [voxel]"}
@@ -31,6 +32,7 @@ ROLES = ("labelled", "unlabelled", "validation")
 SCORES = "scores.json"  # in a run folder: what la.py score found
 KEPT_STEPS = 200
 UNKEPT = ("checkpoint", "preparing", "step")
+BESIDES = ("batch", "augmentation", "settle_batch_norm", "head_start", "normalisation")  # of a recipe
 CURVE_POINTS = 400  # of one loss term over all runs
 # a folder and what is in it, but no address of the web and no fraction
 PATH = re.compile(r"(?<![\w.:/\\])(?:[A-Za-z]:)?[\\/](?:[^\s\\/'\",;]+[\\/])*(?=[^\s\\/'\",;])")
@@ -142,7 +144,7 @@ def cells(run: Run, figures: Iterable[str]) -> list[str]:
     return [
         run.name,
         c["method"],
-        c["recipe"],
+        recipe_of(c),
         "/".join(str(roles.count(role)) for role in ROLES),
         spacing[0] if len(spacing) == 1 else "x".join(f"{s:g}" for s in c["spacing"]),
         "x".join(map(str, c["patch"][::-1])),
@@ -154,6 +156,36 @@ def cells(run: Run, figures: Iterable[str]) -> list[str]:
         *(shown(scores.get(key)) for key in figures),
         where + empty,
     ]
+
+
+def recipe_of(config: dict) -> str:
+    """The recipe's name, and what the run had in place of its settings: "short, augmentation robust".
+
+    Its steps are told elsewhere; the published settings of a method belong to a recipe that doesn't name them.
+    """
+    from simcvd.training.methods import make_method_settings  # loads PyTorch
+
+    name, method = config["recipe"], config["method"]
+    if name not in RECIPES:
+        return name
+    planned = recipe(name, method)
+    planned["settings"] = make_method_settings(method, planned["settings"])
+    own = [
+        f"{key} {spelled(mine[key])}"
+        for its, mine in (
+            (planned["settings"], config["settings"]),
+            (planned["optimiser"], config["optimiser"]),
+            ({key: planned[key] for key in BESIDES if key in planned}, config),
+        )
+        for key in its
+        if key in mine and mine[key] != its[key]
+    ]
+    return ", ".join([name, *own])
+
+
+def spelled(value) -> str:
+    """A setting's value in a cell."""
+    return value["kind"] if isinstance(value, dict) else value if isinstance(value, str) else json.dumps(value)
 
 
 def duration(seconds: float) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from common import NOTHING, case_folders, dice_of, machine, mean_gain, publish, shown, table
 from la import PARTS, mean_scores, score
 from methods import BASE
-from rows import Run, read_runs
+from rows import Run, read_runs, recipe_of
 
 from simcvd.files import read_json, write_json
 from simcvd.segmentation import Segmenter
@@ -61,7 +61,7 @@ def lines(run: Run, rows: Sequence[dict], base: Sequence[dict]) -> list[list[str
     """One run: everything that it found, and the largest part alone."""
     c = run.config
     labelled = sum(case["role"] == "labelled" for case in c["cases"])
-    about = [run.name, labelled, c["method"], c["seed"], c["iterations"]]
+    about = [run.name, labelled, f"{c['method']} ({recipe_of(c)})", c["seed"], c["iterations"]]
     found = []
     for part in PARTS:
         mean, mine = mean_scores(rows, part), by_case(rows, part)

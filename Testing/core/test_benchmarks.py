@@ -51,6 +51,8 @@ def write_run(folder, events, **config):
         "recipe": "short",
         "iterations": 40,
         "batch": [2, 2],
+        "optimiser": {},
+        "settings": {},
         "patch": [16, 32, 48],
         "spacing": [1.25, 1.25, 1.25],
         "from_model": None,
@@ -85,7 +87,8 @@ def test_a_finished_run_becomes_a_row_curves_and_a_kept_copy(finished, tmp_path)
     call("rows.py", finished, fresh, "--output", page, "--curves", curves, "--keep", kept)
     row, nothing = row_of(page.read_text(), "balls"), row_of(page.read_text(), "fresh")
     assert (nothing["iterations"], nothing["s per step"], nothing["Dice [%]"]) == ("0 of 40", "–", "–")
-    assert (row["method"], row["recipe"], row["lab./unlab./val."]) == ("simcvd", "published", "2/2/1")
+    assert (row["method"], row["lab./unlab./val."]) == ("simcvd", "2/2/1")
+    assert nothing["recipe"] == "short" and row["recipe"].startswith("published, pool_size ")  # and the small head
     assert (row["iterations"], row["batch"], row["scored on"][:12]) == ("6", "2+2", "model's grid")
     done = read_events(finished / "events.jsonl")[0][-1]
     assert row["Dice [%]"] == f"{done['dice']:.2f}"

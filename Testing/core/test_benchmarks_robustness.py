@@ -221,6 +221,8 @@ def write_run(folder, seed, dice, steps=6000, **config):
         "recipe": "published",
         "iterations": 6000,
         "batch": [2, 2],
+        "optimiser": {},
+        "settings": {},
         "patch": [80, 112, 112],
         "spacing": [0.625] * 3,
         "seed": seed,
@@ -256,6 +258,7 @@ def test_rows_are_missing_until_their_recipe_was_done_in_full(tmp_path):
         write_run(tmp_path / "coarse", 1, 88.0, method="mean_teacher", spacing=[1.25] * 3),
         write_run(tmp_path / "cut", 1, 88.0, 5999, method="supervised"),
         write_run(tmp_path / "short", 1, 88.0, 4000, method="supervised", recipe="short"),
+        write_run(tmp_path / "own", 1, 88.0, method="mean_teacher", augmentation="robust"),
     ]
     page = "\n".join(la.page([Run.read(run) for run in runs]))
     published, short = (line for line in page.splitlines() if line.startswith("Rows still missing at 0.625 mm"))
