@@ -255,6 +255,16 @@ def test_a_place_that_can_not_be_written_is_one_sentence(command, capsys):
     assert "choose another place or make room" in one_sentence(capsys)
 
 
+@pytest.mark.parametrize("name", ["scan.nii.gz", "there", "report.html"])
+def test_a_file_is_no_place_for_results(name, capsys):
+    Path("there").write_text("a file")
+    before = os.listdir()
+    for words in (["segment", "scan.nrrd", "--model", "tiny"], ["evaluate", "--reference", "a", "--prediction", "a"]):
+        assert main([*words, "--output", name]) == 2
+        assert f"give a folder for the results, not a file such as {name}" in capsys.readouterr().err
+    assert os.listdir() == before
+
+
 def test_half_a_result_is_not_left_behind(capsys):
     save_tiny_model()
     save_scan("scan.nrrd")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..evaluation import REPORT_FILES, evaluate
 from ..report import format_table, summary
+from .arguments import results_folder
 from .console import Console
 
 DESCRIPTION = """Scores segmentations against references: Dice, Jaccard, 95HD, ASD, ASSD and volumes, with their
@@ -20,7 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prediction", required=True, type=Path, metavar="PRED", help="segmentation, or folder of them"
     )
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="where the report goes; without it: no files")
+    parser.add_argument(
+        "--output", type=results_folder, metavar="FOLDER", help="where the report goes; without it: no files"
+    )
     parser.add_argument("--images", type=Path, metavar="PATH", help="scans for the pictures; default: beside REF")
     parser.add_argument(
         "--label",

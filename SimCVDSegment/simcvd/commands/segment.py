@@ -12,6 +12,7 @@ from ..images import read_volume, write_segmentation, write_volume
 from ..models import find_model, load_card
 from ..pytorch import check_torch
 from ..scans import find_scans
+from .arguments import results_folder
 from .console import Console, Interrupted, pasted
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="image files (NRRD, NIfTI, MHA), folders of them, DICOM folders, or folders laid out as <case>/image.*",
     )
     parser.add_argument("--model", required=True, help="name of a model (see simcvd models list) or its folder")
-    parser.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="where the results go")
+    parser.add_argument("--output", required=True, type=results_folder, metavar="FOLDER", help="where the results go")
     parser.add_argument("--probability", action="store_true", help="write the probability of each segment too")
     parser.add_argument(
         "--uncertainty", action="store_true", help="write the uncertainty too (takes about twice as long)"
