@@ -77,7 +77,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     plan.add_argument("--device", choices=DEVICES, help="where to compute")
     plan.add_argument("--precision", choices=PRECISIONS, help="of the network's arithmetic")
     plan.add_argument("--threads", type=_positive, metavar="N", help="of the CPU")
-    plan.add_argument("--augmentation", choices=AUGMENTATIONS, help="how crops are varied")
+    plan.add_argument(
+        "--augmentation",
+        choices=AUGMENTATIONS,
+        help="how crops are varied: as published, as other patients (strong) or also other scanners show them (robust: "
+        "better with few outlines, not where left and right are structures of their own), or not at all",
+    )
     plan.add_argument(
         "--leave-one-out",
         action="store_const",
