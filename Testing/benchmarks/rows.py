@@ -164,18 +164,19 @@ def recipe_of(config: dict) -> str:
     Its steps are told elsewhere; the published settings of a method belong to a recipe that doesn't name them.
     """
     from simcvd.training.methods import make_method_settings  # loads PyTorch
+    from simcvd.training.setup import NORMALISATION
 
     name, method = config["recipe"], config["method"]
     if name not in RECIPES:
         return name
-    planned = recipe(name, method)
+    planned = {"normalisation": NORMALISATION, **recipe(name, method)}
     planned["settings"] = make_method_settings(method, planned["settings"])
     own = [
         f"{key} {spelled(mine[key])}"
         for its, mine in (
             (planned["settings"], config["settings"]),
             (planned["optimiser"], config["optimiser"]),
-            ({key: planned[key] for key in BESIDES if key in planned}, config),
+            ({key: planned[key] for key in BESIDES}, config),
         )
         for key in its
         if key in mine and mine[key] != its[key]
