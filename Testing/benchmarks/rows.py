@@ -170,17 +170,10 @@ def recipe_of(config: dict) -> str:
     if name not in RECIPES:
         return name
     planned = {"normalisation": NORMALISATION, **recipe(name, method)}
-    planned["settings"] = make_method_settings(method, planned["settings"])
-    own = [
-        f"{key} {spelled(mine[key])}"
-        for its, mine in (
-            (planned["settings"], config["settings"]),
-            (planned["optimiser"], config["optimiser"]),
-            ({key: planned[key] for key in BESIDES}, config),
-        )
-        for key in its
-        if key in mine and mine[key] != its[key]
-    ]
+    settings = make_method_settings(method, planned["settings"])
+    its = settings | planned["optimiser"] | {key: planned[key] for key in BESIDES}
+    mine = config | config["settings"] | config["optimiser"]
+    own = [f"{key} {spelled(mine[key])}" for key, value in its.items() if mine.get(key, value) != value]
     return ", ".join([name, *own])
 
 
