@@ -259,7 +259,8 @@ def test_a_place_that_can_not_be_written_is_one_sentence(command, capsys):
 def test_a_file_is_no_place_for_results(name, capsys):
     Path("there").write_text("a file")
     before = os.listdir()
-    for words in (["segment", "scan.nrrd", "--model", "tiny"], ["evaluate", "--reference", "a", "--prediction", "a"]):
+    evaluate = ["evaluate", "--reference", "a", "--prediction", "a"]
+    for words in (["segment", "scan.nrrd", "--model", "tiny"], evaluate, ["train", "cases.json"], ["demo"]):
         assert main([*words, "--output", name]) == 2
         assert f"give a folder for the results, not a file such as {name}" in capsys.readouterr().err
     assert os.listdir() == before

@@ -1,4 +1,4 @@
-"""A kind of argument that several commands take."""
+"""The kind of argument that all commands which write take."""
 
 from __future__ import annotations
 

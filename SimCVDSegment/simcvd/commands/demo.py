@@ -15,6 +15,7 @@ from ..phantom import write_cohort
 from ..pytorch import check_torch
 from ..report import summary
 from ..scans import find_scans
+from .arguments import results_folder
 from .console import Console
 from .segment import outputs_for, segment_scans
 from .train import train
@@ -54,7 +55,11 @@ class Scale:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument(
-        "--output", type=Path, default=Path("demo"), metavar="FOLDER", help="a new folder, or that of an earlier demo"
+        "--output",
+        type=results_folder,
+        default=Path("demo"),
+        metavar="FOLDER",
+        help="a new folder, or that of an earlier demo",
     )
 
 

@@ -14,6 +14,7 @@ from ..errors import SimCVDError
 from ..files import read_json
 from ..models import STRIDE, find_model
 from ..pytorch import check_torch
+from .arguments import results_folder
 from .console import INTERRUPTED, Console, Interrupted, duration, pasted
 
 DESCRIPTION = """Trains a model from cases, or goes on with a run that was stopped (simcvd train RUN).
@@ -52,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     methods = "; ".join(f"{name}: {method.summary}" for name, method in METHODS.items())
     parser.add_argument("source", type=Path, metavar="CASES", help="a cases.json, a folder of cases, or a run folder")
-    parser.add_argument("--output", type=Path, metavar="RUN", help="the run folder to make")
+    parser.add_argument("--output", type=results_folder, metavar="RUN", help="the run folder to make")
     parser.add_argument("--resume", action="store_true", help="go on with --output when it holds a run already")
     parser.add_argument("--method", choices=METHODS, help=f"default: simcvd. {methods}")
     parser.add_argument("--recipe", choices=RECIPES, help="default: short with --minutes, else published")
@@ -80,8 +81,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     plan.add_argument(
         "--augmentation",
         choices=AUGMENTATIONS,
-        help="how crops are varied: as published, as other patients (strong) or also other scanners show them (robust: "
-        "better with few outlines, not where left and right are structures of their own), or not at all",
+        help="how crops are varied: turned and mirrored (published), as other patients (strong), also as other "
+        "scanners show them (robust: better with few outlines; it mirrors some, so not where left and right are "
+        "structures of their own), or not at all",
     )
     plan.add_argument(
         "--leave-one-out",
