@@ -107,16 +107,18 @@ def test_disturbed_crops_stay_finite_and_outline_nothing_in_empty_margins():
     assert 4 < seen < 30
 
 
-def test_some_disturbed_crops_are_mirrored_left_to_right_and_only_so():
+@pytest.mark.parametrize(("augmentation", "least", "most"), [("varied", 100, 100), ("robust", 70, 95)])
+def test_some_robust_crops_are_mirrored_left_to_right_and_only_so_but_no_varied_ones(augmentation, least, most):
     label = np.zeros((32, 32, 32), np.uint8)
     label[4:12, 4:12, 4:12] = 1
     low = TrainingCase("low", label.astype(np.float16), label)
+    sampler = TwoStreamSampler([low], [], (32, 32, 32), 0, augmentation)
     sides = []
-    for seed in range(100):
-        crop = disturbed_crop(low, (32, 32, 32), np.random.default_rng(seed))
+    for iteration in range(100):
+        (crop,) = sampler.draw(0, iteration, 1)
         sides.append([places.float().mean() < 16 for places in torch.nonzero(crop.label, as_tuple=True)])
     assert all(head and front for head, front, _ in sides)
-    assert 70 < sum(left for *_, left in sides) < 95
+    assert least <= sum(left for *_, left in sides) <= most
 
 
 def test_warped_crop_of_a_volume_smaller_than_the_patch():
@@ -132,5 +134,5 @@ def test_warped_crop_of_a_constant_volume_stays_finite():
 
 
 def test_unknown_augmentation_is_refused():
-    with pytest.raises(ValueError, match="published, strong, robust, none"):
+    with pytest.raises(ValueError, match="published, strong, varied, robust, none"):
         TwoStreamSampler([case()], [], (16, 16, 16), 0, "wild")

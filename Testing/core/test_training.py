@@ -656,7 +656,7 @@ def test_unknown_settings_are_refused_before_anything_is_made(tmp_path):
         ({"network": {"filters": 3}}, "not filters 3"),
         ({"minutes": 5, "iterations": 6}, "some minutes or for some iterations"),
         ({"planned": True}, "no setting 'planned'"),
-        ({"augmentation": "wild"}, "one of published, strong, robust, none"),
+        ({"augmentation": "wild"}, "one of published, strong, varied, robust, none"),
     ],
 )
 def test_impossible_settings_are_refused_with_a_sentence(tmp_path, wishes, words):

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 
 from ..tensors import tensor_of
 
-AUGMENTATIONS = ("published", "strong", "robust", "none")
+AUGMENTATIONS = ("published", "strong", "varied", "robust", "none")
+MIRRORED = 0.15  # share of robust crops
 
 
 @dataclass
@@ -47,8 +48,8 @@ class TwoStreamSampler:
         patch: (K, J, I) of a crop.
         seed: of the run.
         augmentation: "published" (quarter turns in the axial plane, one flip), "strong" (small rotations, scaling and
-            intensity changes, no flips: what a scanner and a patient can do), "robust" (strong, and what other
-            scanners, fields of view and margins do), or "none".
+            intensity changes, no flips: what a scanner and a patient can do), "varied" (strong, and what other
+            scanners, fields of view and margins do), "robust" (varied, and some crops mirrored), or "none".
         spacing: (x, y, z) of the cases; only the ratios count.
     """
 
@@ -69,7 +70,8 @@ class TwoStreamSampler:
         self._cut = {
             "published": turned_crop,
             "strong": partial(warped_crop, spacing=spacing),
-            "robust": partial(disturbed_crop, spacing=spacing),
+            "varied": partial(disturbed_crop, spacing=spacing),
+            "robust": partial(disturbed_crop, spacing=spacing, mirrored=MIRRORED),
             "none": random_crop,
         }[augmentation]
 
@@ -173,15 +175,18 @@ def disturbed_crop(
     patch: Sequence[int],
     rng: np.random.Generator,
     spacing: Sequence[float] = (1.0, 1.0, 1.0),
+    mirrored: float = 0.0,
 ) -> Crop:
     """A warped crop as other scanners and other fields of view would show it; most crops get one or two changes.
 
-    Normalisation is over the scan, so what else is in the field moves and stretches all intensities. Some crops are
-    mirrored, as organs are in a few patients and left and right in some headers.
+    Normalisation is over the scan, so what else is in the field moves and stretches all intensities.
+
+    mirrored: share of crops that are mirrored left to right, as organs are in a few patients and sides in some
+        headers. Not for structures that are told apart by their side.
     """
     crop = warped_crop(case, patch, rng, spacing)
     image, label = crop.image, crop.label
-    if rng.random() < 0.15:
+    if rng.random() < mirrored:
         image, label = image.flip(2), label.flip(2)
     if rng.random() < 0.3:
         image = _gamma(image, rng, 0.7)
