@@ -49,6 +49,7 @@ from SimCVDLib.runview import RunView
 from SimCVDLib.trainstart import Start
 from SimCVDLib.traintexts import bytesText, estimateText, percent
 
+AUGMENTATIONS = ("", "strong", "varied", "robust", "published", "none")  # as in augmentationComboBox; "": the recipe's
 DEVICES = ("auto", "cpu", "cuda", "mps")  # as the entries of deviceComboBox
 METHODS = ("simcvd", "mean_teacher", "supervised", "action", "action++", "global_local")  # as in methodComboBox
 MINUTES = (10, 60, 480, 0)  # as those of durationComboBox; 0 is the published schedule
@@ -98,6 +99,7 @@ class SimCVDTrainParameterNode:
     device: str = "auto"
     name: str = "my-model"
     method: str = "simcvd"
+    augmentation: str = ""
     spacing: Annotated[float, WithinRange(0.1, 10)] = 1.25
     seed: Annotated[int, WithinRange(0, 2147483647)] = 1337
     settings: str = ""
@@ -175,6 +177,7 @@ class SimCVDTrainWidget(Panel):
         ui.durationComboBox.connect("currentIndexChanged(int)", self.onDuration)
         ui.deviceComboBox.connect("currentIndexChanged(int)", self.onDevice)
         ui.methodComboBox.connect("currentIndexChanged(int)", self.onMethod)
+        ui.augmentationComboBox.connect("currentIndexChanged(int)", self.onAugmentation)
         ui.runsFolderButton.connect("directoryChanged(QString)", self.onRunsFolder)
         # a section that opens shows all it holds; what is of no use now is hidden again
         for section in (ui.nextCollapsibleButton, ui.runCollapsibleButton, ui.resultCollapsibleButton):
@@ -451,6 +454,9 @@ class SimCVDTrainWidget(Panel):
     def onMethod(self, index):
         self._setPlan(method=METHODS[index])
 
+    def onAugmentation(self, index):
+        self._setPlan(augmentation=AUGMENTATIONS[index])
+
     def _setPlan(self, **values):
         """Change what an estimate depends on: the last one says nothing of it."""
         if not self._updating and self._estimate is None:
@@ -469,6 +475,7 @@ class SimCVDTrainWidget(Panel):
             minutes=p.minutes or None,
             device=p.device,
             method=p.method,
+            augmentation=p.augmentation or None,
             spacing=p.spacing,
             seed=p.seed,
             leaveOut=p.leaveOut and self._canLeaveOut(),
@@ -692,6 +699,7 @@ class SimCVDTrainWidget(Panel):
         ui.durationComboBox.currentIndex = MINUTES.index(p.minutes) if p.minutes in MINUTES else -1
         ui.deviceComboBox.currentIndex = DEVICES.index(p.device)
         ui.methodComboBox.currentIndex = METHODS.index(p.method)
+        ui.augmentationComboBox.currentIndex = AUGMENTATIONS.index(p.augmentation)
         ui.spacingSpinBox.enabled = not p.startModel
         ui.leaveOutCheckBox.visible = self._canLeaveOut()
         ui.torchLabel.text = self._torch[1]
@@ -828,6 +836,7 @@ class SimCVDTrainLogic(ScriptedLoadableModuleLogic):
         minutes=60,
         device="auto",
         method="simcvd",
+        augmentation=None,
         spacing=1.25,
         seed=1337,
         leaveOut=False,
@@ -841,6 +850,7 @@ class SimCVDTrainLogic(ScriptedLoadableModuleLogic):
             minutes: how long, unless the settings name iterations; None is the published schedule of 6000 steps.
             device: "auto", "cpu", "cuda" or "mps".
             method: one of METHODS.
+            augmentation: how scans are varied: one of AUGMENTATIONS; None leaves it to what is usual.
             spacing: of the model's grid in mm, from scratch; a model that is started from keeps its own.
             seed: the same seed gives the same model on the same computer.
             leaveOut: measure it by trainings that each leave out one labelled case, for want of validation cases.
@@ -861,6 +871,8 @@ class SimCVDTrainLogic(ScriptedLoadableModuleLogic):
             wishes["recipe"] = "short"  # so many steps of what the minutes would have been spent with
         elif minutes:
             wishes["minutes"] = minutes
+        if augmentation:
+            wishes["augmentation"] = augmentation
         if model:
             folder = find_model(model)
             if sentence := self.table.mismatch(load_card(folder)):

@@ -462,6 +462,21 @@ class TrainModuleTest(PanelTest):
             self.assertEqual(self.widget._parameters.method, method)
             self.assertTrue(self.ui.methodComboBox.currentText.lower().startswith(offered.get(method, method).lower()))
 
+    def test_every_variation_is_offered_and_stands_below_the_line_of_settings(self):
+        from simcvd.training.sampling import AUGMENTATIONS as KNOWN
+        from SimCVDTrain import AUGMENTATIONS
+
+        self.addCases()
+        self.assertEqual(set(AUGMENTATIONS), {"", *KNOWN})
+        self.assertEqual(self.ui.augmentationComboBox.count, len(AUGMENTATIONS))
+        self.assertNotIn("augmentation", self.widget._plan()["wishes"])
+        for index, augmentation in list(enumerate(AUGMENTATIONS))[1:]:
+            self.ui.augmentationComboBox.currentIndex = index
+            self.assertEqual(self.widget._plan()["wishes"]["augmentation"], augmentation)
+            self.assertTrue(self.ui.augmentationComboBox.currentText.lower().startswith(augmentation))
+        self.ui.settingsLineEdit.text = "augmentation=strong"
+        self.assertEqual(self.widget._plan()["wishes"]["augmentation"], "strong")
+
     def test_several_structures_from_table_to_result(self):
         self.ui.startComboBox.currentIndex = self.ui.startComboBox.findData("")
         self.ui.spacingSpinBox.value = 2.0
