@@ -1,10 +1,12 @@
 """What fine-tuning the shipped model with a few corrected cases and some unlabelled ones does for another scanner.
 
-    python Testing/benchmarks/shift.py [--minutes M] [--threads N] [--method simcvd] [--folder KEEP] [--output page.md]
+    python Testing/benchmarks/shift.py [--minutes M | --iterations N] [--threads N] [--method simcvd]
+                                       [--augmentation A] [--folder KEEP] [--output page.md]
 
 Scans of the LA challenge become those of a weaker scanner (`other_scanner` in changes.py): three labelled ones, ten
-unlabelled ones and ten for validation, none of which the shipped model saw the label of. `simcvd train --from-model`
-trains on them as a user would; the page says how good the model was on the validation cases before and is after.
+unlabelled ones and ten for validation. `simcvd train --from-model` trains on them as a user would; the page says how
+good the model was on the validation cases before and is after. Version 3 of `left-atrium` has learned from all of them
+as they were; take a --model that has not (see README.md).
 """
 
 from __future__ import annotations
@@ -21,9 +23,10 @@ from changes import Scan, other_scanner
 from common import DATA, ROOT, average, machine, publish, shown, table
 from la import device_of
 from robustness import measure
-from rows import Run, duration
+from rows import Run, duration, recipe_of
 
 from simcvd.images import write_volume
+from simcvd.models import find_model, load_card
 from simcvd.segmentation import Segmenter, Settings
 
 
@@ -52,8 +55,10 @@ def training_command(arguments: argparse.Namespace, cases: dict[str, list[str]],
     words = [sys.executable, "-m", "simcvd", "train", str(scans), "--output", str(run)]
     words += ["--labelled", str(len(cases["labelled"])), "--validation", str(len(cases["validation"]))]
     words += ["--from-model", arguments.model, "--recipe", "short", "--method", arguments.method]
-    words += ["--minutes", f"{arguments.minutes:g}", "--seed", str(arguments.seed)]
-    return words + (["--threads", str(arguments.threads)] if arguments.threads else [])
+    length = ["--iterations", arguments.iterations] if arguments.iterations else ["--minutes", f"{arguments.minutes:g}"]
+    wishes = {"--threads": arguments.threads, "--augmentation": arguments.augmentation}
+    given = [word for name, value in wishes.items() if value for word in (name, value)]
+    return [str(word) for word in (*words, *length, "--seed", arguments.seed, *given)]
 
 
 def train(command: Sequence[str]) -> None:
@@ -91,8 +96,15 @@ def comparison(data: Path, chosen: Sequence[str], scans: Path, models: Sequence[
     return lines
 
 
-def page(run: Run, found: Sequence[tuple[str, list]], model: str) -> list[str]:
-    """The Markdown page."""
+def known(model: str | Path, cases: Sequence[str]) -> str:
+    """A sentence about what the model to start from has learned from, or nothing."""
+    labelled = load_card(find_model(model)).get("training", {}).get("labelled", [])
+    seen = sorted({*cases} & {*labelled})
+    return f"**The model to start from has learned from {len(seen)} of the validation cases.** " if seen else ""
+
+
+def page(run: Run, found: Sequence[tuple[str, list]], model: str, note: str) -> list[str]:
+    """The Markdown page; note: what is to be known of the figures, a sentence, or nothing."""
     roles = [case["role"] for case in run.config["cases"]]
     steps, first, last = run.config["iterations"], run.of("validation")[0], run.of("done")[-1]
     rows = []
@@ -108,15 +120,15 @@ def page(run: Run, found: Sequence[tuple[str, list]], model: str) -> list[str]:
         "# Fine-tuning on another scanner",
         "",
         f"Model {model}, {roles.count('labelled')} labelled and {roles.count('unlabelled')} unlabelled scans, "
-        f"method {run.config['method']}, {steps} steps ({device_of(run)}), "
+        f"method {run.config['method']} ({recipe_of(run.config)}), {steps} steps ({device_of(run)}), "
         f"{duration(run.clock[-1])} of training with its validations.",
         "",
         f"The change: {' '.join((other_scanner.__doc__ or '').split())}",
         "",
         *table(heads, rows),
         "",
-        "Scored as users segment, on the scans' own grids; a case in which nothing was found counts with Dice 0 and "
-        "without 95HD. On the model's grid the run itself measured "
+        f"{note}Scored as users segment, on the scans' own grids; a case in which nothing was found counts with Dice 0 "
+        "and without 95HD. On the model's grid the run itself measured "
         f"{shown(first['dice'])} / {shown(first['hd95'])} at iteration {first['iteration']} and "
         f"{shown(last['dice'])} / {shown(last['hd95'])} at the end.",
         "",
@@ -134,7 +146,8 @@ def work(arguments: argparse.Namespace, folder: Path) -> None:
     write_changed(arguments.data, CASES, scans, other_scanner)
     train(training_command(arguments, CASES, scans, run))
     found = comparison(arguments.data, CASES["validation"], scans, (arguments.model, run / "model"))
-    publish(page(Run.read(run), found, arguments.model), arguments.output)
+    note = known(arguments.model, CASES["validation"])
+    publish(page(Run.read(run), found, Path(arguments.model).name, note), arguments.output)
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -142,7 +155,10 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, default=DATA / "la", help="the scans of the challenge")
     parser.add_argument("--model", default="left-atrium", help="the model to start from")
     parser.add_argument("--method", default="simcvd", help="of simcvd train")
-    parser.add_argument("--minutes", type=float, default=10.0, help="of training")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--minutes", type=float, default=10.0, help="of training")
+    length.add_argument("--iterations", type=int, help="of training, in place of minutes")
+    parser.add_argument("--augmentation", help="of simcvd train, in place of the recipe's")
     parser.add_argument("--seed", type=int, default=1337)
     parser.add_argument("--threads", type=int, help="of the CPU, for the training")
     parser.add_argument("--folder", type=Path, help="keep the changed scans and the run here")

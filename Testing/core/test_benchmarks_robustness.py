@@ -312,9 +312,20 @@ def test_the_cases_of_the_shift_are_new_to_the_model_and_in_order():
     # the first are taken as labelled, the last as validation cases
     assert labelled + unlabelled + validation == sorted({*labelled, *unlabelled, *validation})
     assert labelled[0] > "la008"
-    wishes = argparse.Namespace(model="left-atrium", method="simcvd", minutes=0.5, seed=1, threads=None)
-    words = shift.training_command(wishes, shift.CASES, Path("scans"), Path("run"))
-    assert words[words.index("--labelled") + 1] == "3" and "--threads" not in words
+    wishes = {"model": "left-atrium", "method": "simcvd", "minutes": 0.5, "seed": 1}
+    unset = dict.fromkeys(("threads", "iterations", "augmentation"))
+    words = shift.training_command(argparse.Namespace(**wishes, **unset), shift.CASES, Path("scans"), Path("run"))
+    assert words[words.index("--labelled") + 1] == "3" and words[words.index("--minutes") + 1] == "0.5"
+    assert not {"--threads", "--iterations", "--augmentation"} & {*words}
+    given = {"threads": 1, "iterations": 9, "augmentation": "varied"}
+    words = shift.training_command(argparse.Namespace(**wishes, **given), shift.CASES, Path("scans"), Path("run"))
+    assert words[-4:] == ["--threads", "1", "--augmentation", "varied"] and "--minutes" not in words
+    assert words[words.index("--iterations") + 1] == "9"
+
+
+def test_the_page_of_the_shift_tells_which_cases_its_start_model_knew():
+    assert "from 10 of the validation cases" in shift.known("left-atrium", shift.CASES["validation"])
+    assert shift.known("left-atrium", ["la081"]) == ""
 
 
 def test_the_page_of_the_shift_says_before_and_after(tmp_path):
@@ -322,7 +333,8 @@ def test_the_page_of_the_shift_says_before_and_after(tmp_path):
     with (run / "events.jsonl").open("a") as file:
         file.write(json.dumps({"event": "validation", "time": 601, "iteration": 0, "dice": 50.0, "hd95": 9.0}) + "\n")
     before, after = ([{"case": "la071", "dice": dice, "hd95": hd95}] for dice, hd95 in ((50.0, None), (80.0, 3.0)))
-    page = "\n".join(shift.page(Run.read(run), [("changed scans", [before, after])], "left-atrium"))
+    page = "\n".join(shift.page(Run.read(run), [("changed scans", [before, after])], "left-atrium", "Note. "))
     assert cells_of(page, "changed scans") == ["changed scans", "50.00 / – (1 empty)", "80.00 / 3.00", "+30.00"]
+    assert "method simcvd (published), 6000 steps" in page and "Note. Scored" in page
     assert "50.00 / 9.00 at iteration 0 and 80.00 / 5.00 at the end" in page
     assert cells_of(page, "la071")[1:3] == ["50.00", "80.00"]
