@@ -426,15 +426,8 @@ def test_processes_agree_on_what_to_say_though_their_clocks_differ(tmp_path):
     script = "import sys; sys.path.insert(0, sys.argv[1]); import training_runs; from simcvd.training import loop; "
     script += "loop.STEP_EVENT_SECONDS = 0.01; loop.Trainer(training_runs.RunFolder(sys.argv[2])).run()"
     (tmp_path / "script.py").write_text(script)
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node=2",
-        "--standalone",
-        tmp_path / "script.py",
-    ]
-    subprocess.run([*command, SCRIPT.parent, tmp_path / "run"], env=ALONE, check=True, timeout=120)
+    command = [*TWO_PROCESSES, tmp_path / "script.py", SCRIPT.parent, tmp_path / "run"]
+    subprocess.run(command, env=ALONE, check=True, timeout=120)
     assert names(tmp_path / "run")[-1] == "done"
 
 
