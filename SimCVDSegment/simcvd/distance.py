@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -43,27 +42,6 @@ def signed_distance_crops(masks: torch.Tensor) -> torch.Tensor:
     return torch.where(some[:, None, None, None], result, 0)
 
 
-def truncated_distance_crops(masks: torch.Tensor, spacing: Sequence[float], limit: float) -> torch.Tensor:
-    """Signed distances of crops in shares of `limit` mm, beyond which they stay at -1 inside and 1 outside.
-
-    A distance means the same in every crop, whatever else is in it: a crop without the structure is all 1, a full one
-    all -1. Only the part of the boundary that lies in the crop counts. Runs on the device of `masks`.
-
-    Args:
-        masks: (B, K, J, I), bool.
-        spacing: (x, y, z) mm.
-        limit: mm, above 0.
-
-    Returns:
-        (B, K, J, I), float32; the boundary lies half a voxel from the voxels' centres, as in `signed_distance`.
-    """
-    import torch
-
-    half, steps = min(spacing) / 2, spacing[::-1]
-    outside, inside = (squared_distance(m, steps, limit + half).sqrt_() for m in (masks, ~masks))
-    return (torch.where(masks, half - inside, outside - half) / limit).clamp_(-1, 1)
-
-
 def _box_around(mask: torch.Tensor) -> tuple[slice, ...]:
     """Where (K, J, I) is true, and one voxel more on each side."""
     box = []
@@ -79,30 +57,25 @@ def _scaled(distance: torch.Tensor) -> torch.Tensor:
     return distance / highest[:, None, None, None]
 
 
-def squared_distance(
-    targets: torch.Tensor, steps: Sequence[float] = (1.0, 1.0, 1.0), limit: float | None = None
-) -> torch.Tensor:
-    """Exact squared Euclidean distance from every voxel to the nearest target voxel of its crop.
+def squared_distance(targets: torch.Tensor) -> torch.Tensor:
+    """Exact squared Euclidean distance, in voxels, from every voxel to the nearest target voxel of its crop.
 
     One axis after the other: the first by running maxima of the last target seen, the others as the lower envelope
     of shifted parabolas, whose shifts stop as soon as no longer one can win. Everything is whole-tensor arithmetic,
     which keeps a GPU busy.
 
     Args:
-        targets: (B, K, J, I), bool; a crop without any target gets one value beyond all real distances, or the limit.
-        steps: between voxels along K, J, I, in the unit that distances are wanted in.
-        limit: what lies further counts as so far; the nearer it is, the faster.
+        targets: (B, K, J, I), bool; a crop without any target gets one value beyond all real distances.
 
     Returns:
         (B, K, J, I), float32.
     """
     import torch
 
-    far = float(sum((n * step) ** 2 for n, step in zip(targets.shape[1:], steps, strict=True)) + 1)
-    far = far if limit is None else min(far, limit * limit)
-    distance = _line_distance(targets).mul_(steps[2]).square_().clamp_max_(far)
+    far = float(sum(n * n for n in targets.shape[1:]) + 1)
+    distance = _line_distance(targets).square_().clamp_max_(far)
     for axis in (2, 1):
-        distance = _lower_envelope(distance, axis, steps[axis - 1])
+        distance = _lower_envelope(distance, axis)
     return torch.clamp_max(distance, far)
 
 
@@ -118,8 +91,8 @@ def _line_distance(targets: torch.Tensor) -> torch.Tensor:
     return torch.minimum(before, after.flip(-1))
 
 
-def _lower_envelope(values: torch.Tensor, axis: int, step: float = 1.0) -> torch.Tensor:
-    """min over s of values[x + s] + (step s)^2 along one axis of (B, K, J, I)."""
+def _lower_envelope(values: torch.Tensor, axis: int) -> torch.Tensor:
+    """min over s of values[x + s] + s^2 along one axis of (B, K, J, I)."""
     import torch
 
     lines = values.movedim(axis, 0)
@@ -127,12 +100,12 @@ def _lower_envelope(values: torch.Tensor, axis: int, step: float = 1.0) -> torch
     # a block of lines is done as soon as its own distances are
     at_once = LINES_AT_ONCE if values.device.type == "cpu" else max(1, math.prod(shape[1:]))
     blocks = lines.flatten(1).split(at_once, dim=1)
-    done = [_envelope_of_lines(block.contiguous(), step * step) for block in blocks]
+    done = [_envelope_of_lines(block.contiguous()) for block in blocks]
     return torch.cat(done, dim=1).view(shape).movedim(0, axis)
 
 
-def _envelope_of_lines(values: torch.Tensor, unit: float) -> torch.Tensor:
-    """min over s of values[x + s] + unit s^2 along the first axis of (n, lines), until no longer shift can win."""
+def _envelope_of_lines(values: torch.Tensor) -> torch.Tensor:
+    """The same along the first axis of (n, lines), until no longer shift can win."""
     import torch
 
     n = len(values)
@@ -140,13 +113,12 @@ def _envelope_of_lines(values: torch.Tensor, unit: float) -> torch.Tensor:
         return values  # no target near any of these lines
     result, scratch = values.clone(), torch.empty_like(values)
     for s in range(1, n):
-        more = s * s * unit
-        if s % 4 == 1 and more >= float(result.max()):
+        if s % 4 == 1 and s * s >= float(result.max()):
             break
         part = scratch[: n - s]
-        torch.add(values[s:], more, out=part)
+        torch.add(values[s:], s * s, out=part)
         torch.minimum(result[: n - s], part, out=result[: n - s])
-        torch.add(values[: n - s], more, out=part)
+        torch.add(values[: n - s], s * s, out=part)
         torch.minimum(result[s:], part, out=result[s:])
     return result
 

@@ -3,13 +3,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from simcvd.distance import (
-    _lower_envelope,
-    signed_distance,
-    signed_distance_crops,
-    squared_distance,
-    truncated_distance_crops,
-)
+from simcvd.distance import _lower_envelope, signed_distance, signed_distance_crops, squared_distance
 
 
 def ball(shape=(24, 30, 28), radius=8, centre=None):
@@ -72,28 +66,7 @@ def test_crops_want_a_bool_batch():
         signed_distance_crops(torch.zeros(4, 4, 4))
 
 
-SPACINGS = [(1.0, 1.0, 1.0), (0.625, 0.625, 0.625), (0.7, 1.1, 3.0)]
-
-
-@pytest.mark.parametrize("spacing", SPACINGS)
-@pytest.mark.parametrize("limit", [0.5, 4.0, 1000.0])
-def test_truncated_crops_are_shares_of_the_limit_of_the_distance_in_mm(spacing, limit):
-    masks = np.stack([ball(), ball(radius=3, centre=(2, 25, 4))])
-    maps = truncated_distance_crops(torch.from_numpy(masks), spacing, limit).numpy()
-    for mine, mask in zip(maps, masks, strict=True):
-        np.testing.assert_allclose(mine, np.clip(signed_distance(mask, spacing) / limit, -1, 1), atol=1e-5)
-
-
-def test_truncated_crops_with_no_structure_are_far_outside_and_full_ones_far_inside():
-    masks = torch.stack(
-        [torch.zeros(24, 30, 28, dtype=torch.bool), torch.from_numpy(ball()), torch.ones(24, 30, 28) > 0]
-    )
-    maps = truncated_distance_crops(masks, (0.7, 1.1, 3.0), 5.0)
-    assert (maps[0] == 1).all() and (maps[2] == -1).all()
-    assert maps[1].min() == -1 and maps[1].max() == 1
-
-
-@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.625, 0.625, 0.625), (0.7, 1.1, 3.0)])
 def test_whole_volume_in_mm(spacing):
     mask = ball()
     sdm = signed_distance(mask, spacing)

@@ -111,7 +111,7 @@ class Trainer:
             network.load_state_dict(models.build_network(c["from_model"])[0].state_dict())
         elif c.get("head_start") and c["network"]["n_classes"] > 2 and not state:
             head_start(network, self._shares())
-        self.method = make_method(c["method"], network, c["settings"], c["spacing"]).to(self.device)
+        self.method = make_method(c["method"], network, c["settings"]).to(self.device)
         self.method.to(memory_format=self.layout)
         distributed.share_batch_norm(self.method, self.device)
         self.method.train()

@@ -8,8 +8,6 @@ method.deployed                  # the network that becomes the model
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import nn
 
 from .action import Action
@@ -27,15 +25,12 @@ METHODS: dict[str, type[Method]] = {
 __all__ = ["METHODS", "Batch", "Method", "MethodError", "make_method", "make_method_settings"]
 
 
-def make_method(name: str, network: nn.Module, settings: dict, spacing: Sequence[float] = (1.0, 1.0, 1.0)) -> Method:
+def make_method(name: str, network: nn.Module, settings: dict) -> Method:
     """A method by name around a network; settings left out take the published values.
 
-    spacing: (x, y, z) mm of the crops.
     Raises MethodError for an unknown method or setting.
     """
-    method = _method(name)(network, settings)
-    method.spacing = tuple(spacing)
-    return method
+    return _method(name)(network, settings)
 
 
 def make_method_settings(name: str, settings: dict) -> dict:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ...distance import signed_distance_crops, truncated_distance_crops
+from ...distance import signed_distance_crops
 from ...errors import SimCVDError
 from ...network import Output
 from ..losses import one_hot, segmentation_loss
@@ -49,22 +49,17 @@ class Method(nn.Module):
 
     name: ClassVar[str]
     summary: ClassVar[str]
-    defaults: ClassVar[dict] = {"alpha": 0.1, "sdm_limit": 0.0}
-    meanings: ClassVar[dict[str, str]] = {  # of every setting, for users
-        "alpha": "weight of the distance maps' loss",
-        "sdm_limit": "mm that the distance maps reach to each side of the boundary; 0: all through the crop, in shares "
-        "of the largest distance in it, as published",
-    }
+    defaults: ClassVar[dict] = {"alpha": 0.1}
+    meanings: ClassVar[dict[str, str]] = {"alpha": "weight of the distance maps' loss"}  # of every setting, for users
     choices: ClassVar[dict[str, tuple]] = {}
     counts: ClassVar[dict[str, int]] = {}  # settings that are whole numbers, and the least of each
     divisors: ClassVar[tuple[str, ...]] = ()  # settings that can't be 0
     rates: ClassVar[tuple[str, ...]] = ()  # settings that stay below 1
-    needs: ClassVar[dict[str, str]] = {"sdm_limit": "alpha"}  # settings that do nothing while another one is off
+    needs: ClassVar[dict[str, str]] = {}  # settings that do nothing while another one is off
 
     def __init__(self, network: nn.Module, settings: dict):
         super().__init__()
         self.settings = self.checked(settings)
-        self.spacing = (1.0, 1.0, 1.0)  # (x, y, z) mm of the crops
         self.student = network
 
     @classmethod
@@ -149,21 +144,15 @@ class Method(nn.Module):
         segmentation = segmentation_loss(output.logits, label, weight)
         terms = {"segmentation": segmentation, "supervised": segmentation}
         if self.settings["alpha"]:
-            maps = distance_maps(label, output.sdm.shape[1], self.spacing, self.settings["sdm_limit"])
-            terms["sdm"] = F.mse_loss(output.sdm.float(), maps)
+            terms["sdm"] = F.mse_loss(output.sdm.float(), distance_maps(label, output.sdm.shape[1]))
             terms["supervised"] = segmentation + self.settings["alpha"] * terms["sdm"]
         return terms
 
 
-def distance_maps(label: torch.Tensor, n_maps: int, spacing: Sequence[float], limit: float) -> torch.Tensor:
-    """The distance heads' targets: (B, K, J, I) classes to (B, n_maps, K, J, I), one map per foreground class.
-
-    limit: mm beyond which distances stay the same, at the (x, y, z) spacing; 0 scales each crop's by its largest one.
-    """
+def distance_maps(label: torch.Tensor, n_maps: int) -> torch.Tensor:
+    """The distance heads' targets: (B, K, J, I) classes to (B, n_maps, K, J, I), one map per foreground class."""
     masks = one_hot(label, n_maps + 1)[:, 1:]
-    crops = masks.flatten(0, 1)
-    maps = truncated_distance_crops(crops, spacing, limit) if limit else signed_distance_crops(crops)
-    return maps.view(masks.shape)
+    return signed_distance_crops(masks.flatten(0, 1)).view(masks.shape)
 
 
 def _objection(value, default, choices: tuple | None) -> str | None:

@@ -75,7 +75,6 @@ class GlobalLocal(Staged):
         ("partitions", "slab", "local_blocks", "local_grid", "global_hidden", "head_width"), 1
     )
     needs: ClassVar[dict[str, str]] = {
-        **Staged.needs,
         **dict.fromkeys(("strategy", "slab", "global_hidden"), "global_share"),
         **dict.fromkeys(("across", "local_blocks", "local_grid"), "local_share"),
     }

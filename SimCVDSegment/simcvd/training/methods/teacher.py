@@ -34,7 +34,7 @@ class Taught(Supervised):
     }
     choices: ClassVar[dict] = {"deploy": ("student", "teacher")}
     rates: ClassVar[tuple[str, ...]] = ("ema_decay",)
-    needs: ClassVar[dict[str, str]] = {**Supervised.needs, "noise_clip": "noise"}
+    needs: ClassVar[dict[str, str]] = {"noise_clip": "noise"}
 
     def __init__(self, network: nn.Module, settings: dict):
         super().__init__(network, settings)
