@@ -82,8 +82,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--augmentation",
         choices=AUGMENTATIONS,
         help="how crops are varied: turned and mirrored (published), as other patients (strong), also as other "
-        "scanners show them (varied: better with few outlines of scans that are unlike each other), and some of those "
-        "mirrored (robust: not where left and right are structures of their own), or not at all",
+        "scanners show them (varied), and some of those mirrored (robust: best with few outlines of scans unlike each "
+        "other, but not where left and right are structures of their own), or not at all",
     )
     plan.add_argument(
         "--leave-one-out",
