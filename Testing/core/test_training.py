@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -511,20 +512,27 @@ def test_a_recipe_can_be_wished_for_by_name(tmp_path):
 
 def test_planned_minutes_leave_room_for_every_picture(tmp_path, monkeypatch):
     """Without validation cases, too, the network is made ready and shown at every round."""
-    cases = ball_cases(tmp_path / "cases", validation=0)
+    cases, now = ball_cases(tmp_path / "cases", validation=0), [0.0]
+    predict, settle = loop.predict_cases, Trainer._settle
+
+    def passing(seconds, result):
+        now[0] += seconds
+        return result
+
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     monkeypatch.setattr(Trainer, "_seconds_a_step", lambda self, budget: 0.1)
-    settle = Trainer._settle
-    monkeypatch.setattr(Trainer, "_settle", lambda self: (time.sleep(0.5), settle(self)))
+    monkeypatch.setattr(Trainer, "_settle", lambda self: passing(0.5, settle(self)))
+    monkeypatch.setattr(loop, "predict_cases", lambda *given: (passing(0.25, found) for found in predict(*given)))
 
     def planned(name, **wishes):
         run = small_run(tmp_path / name, "supervised", cases, minutes=1.0, **wishes)
         Trainer(run)._prepare()
         return json.loads((run.path / "run.json").read_text())["iterations"]
 
-    seldom, often = planned("seldom", validate_percent=50), planned("often", validate_percent=10)
-    # eight times more, each half a second and the picture of a small ball
-    assert 8 * 5 <= seldom - often < 8 * 10
-    assert planned("folds", validate_percent=50, leave_one_out=True) == pytest.approx(seldom - 300, abs=10)
+    # a round takes three quarters of a second, and there is one more at the end
+    assert planned("seldom", validate_percent=50) == int((60 - 3 * 0.75) / 0.1)
+    assert planned("often", validate_percent=10) == int((60 - 11 * 0.75) / 0.1)
+    assert planned("folds", validate_percent=50, leave_one_out=True) == int((30 - 3 * 0.75) / 0.1)
 
 
 def test_a_word_to_a_run_is_understood_in_any_encoding(tmp_path):
