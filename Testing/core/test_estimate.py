@@ -104,16 +104,17 @@ def test_more_minutes_hold_more_steps_and_more_work_makes_them_fewer():
     assert slow["minutes_plan"]["60"] < quick["minutes_plan"]["60"]
 
 
-def test_what_stands_beside_the_steps_counts():
+def test_what_stands_beside_the_steps_counts(monkeypatch):
+    WorkClock(monkeypatch, lambda progress: 0.1, case=2.0, settling=0.5)
     settings = {**recipe("short", "simcvd")["settings"], "guess_every": 0.05}
     wishes = {"network": {"n_filters": 2}, "patch": [16, 16, 16], "iterations": 10, "settle_batch_norm": 0}
     wishes["settings"] = settings
     config = settle("simcvd", (2, 2, 2), "short", wishes, 2)
     one = [Shape("labelled", (32, 64, 64)), Shape("unlabelled", (32, 64, 64)), Shape("validation", (32, 64, 64))]
     few, many = (estimate(config, [one[0]] * 2 + one[1:] * n) for n in (1, 30))
-    assert many["seconds"] > 5 * few["seconds"]
-    settled = estimate({**config, "settle_batch_norm": 50}, [one[0]] * 2 + one[1:])
-    assert settled["seconds"] > 1.5 * few["seconds"]
+    rounds = 11 + 10  # of validation, the last one twice, and of labelling in the second half
+    assert few["seconds"] == pytest.approx(10 * 0.1 + rounds * (2.0 + 0.5))
+    assert many["seconds"] == pytest.approx(10 * 0.1 + rounds * (30 * 2.0 + 0.5))
 
 
 def test_a_run_planned_in_minutes_is_estimated_to_take_them(tmp_path):
