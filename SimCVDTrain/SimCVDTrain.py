@@ -696,10 +696,14 @@ class SimCVDTrainWidget(Panel):
         scratch = _("Nothing is known beforehand: plan for an hour or more, and for eight outlines or more.")
         missing = _("There is no model {name} here; choose another.").format(name=p.startModel)
         ui.startLabel.text = choice.about if choice else missing if p.startModel else scratch
-        ui.durationComboBox.currentIndex = MINUTES.index(p.minutes) if p.minutes in MINUTES else -1
-        ui.deviceComboBox.currentIndex = DEVICES.index(p.device)
-        ui.methodComboBox.currentIndex = METHODS.index(p.method)
-        ui.augmentationComboBox.currentIndex = AUGMENTATIONS.index(p.augmentation)
+        for combo, values, value in (
+            (ui.durationComboBox, MINUTES, p.minutes),
+            (ui.deviceComboBox, DEVICES, p.device),
+            (ui.methodComboBox, METHODS, p.method),
+            (ui.augmentationComboBox, AUGMENTATIONS, p.augmentation),
+        ):
+            # a scene of another version may hold what is not offered here; the training says so
+            combo.currentIndex = values.index(value) if value in values else -1
         ui.spacingSpinBox.enabled = not p.startModel
         ui.leaveOutCheckBox.visible = self._canLeaveOut()
         ui.torchLabel.text = self._torch[1]

@@ -477,6 +477,18 @@ class TrainModuleTest(PanelTest):
         self.ui.settingsLineEdit.text = "augmentation=strong"
         self.assertEqual(self.widget._plan()["wishes"]["augmentation"], "strong")
 
+    def test_what_a_scene_of_another_version_holds_is_refused_in_a_sentence(self):
+        self.addCases()
+        p = self.widget._parameters
+        p.method, p.augmentation = "newer", "newest"
+        self.assertEqual([self.ui.methodComboBox.currentIndex, self.ui.augmentationComboBox.currentIndex], [-1, -1])
+        self.assertEqual((p.method, p.augmentation), ("newer", "newest"))
+        self.ui.estimateButton.click()
+        wait(lambda: "no method 'newer'" in self.ui.estimateLabel.text)
+        self.ui.methodComboBox.currentIndex = 0
+        self.ui.estimateButton.click()
+        wait(lambda: "newest" in self.ui.estimateLabel.text)
+
     def test_several_structures_from_table_to_result(self):
         self.ui.startComboBox.currentIndex = self.ui.startComboBox.findData("")
         self.ui.spacingSpinBox.value = 2.0
