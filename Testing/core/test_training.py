@@ -8,12 +8,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from training_runs import SPACING, ball_cases, small_run
+from work_clock import WorkClock
 
 from simcvd import locks, models
 from simcvd.cases import load_prepared
@@ -512,17 +512,8 @@ def test_a_recipe_can_be_wished_for_by_name(tmp_path):
 
 def test_planned_minutes_leave_room_for_every_picture(tmp_path, monkeypatch):
     """Without validation cases, too, the network is made ready and shown at every round."""
-    cases, now = ball_cases(tmp_path / "cases", validation=0), [0.0]
-    predict, settle = loop.predict_cases, Trainer._settle
-
-    def passing(seconds, result):
-        now[0] += seconds
-        return result
-
-    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: now[0]))
-    monkeypatch.setattr(Trainer, "_seconds_a_step", lambda self, budget: 0.1)
-    monkeypatch.setattr(Trainer, "_settle", lambda self: passing(0.5, settle(self)))
-    monkeypatch.setattr(loop, "predict_cases", lambda *given: (passing(0.25, found) for found in predict(*given)))
+    cases = ball_cases(tmp_path / "cases", validation=0)
+    WorkClock(monkeypatch, lambda progress: 0.1, case=0.25, settling=0.5)
 
     def planned(name, **wishes):
         run = small_run(tmp_path / name, "supervised", cases, minutes=1.0, **wishes)
