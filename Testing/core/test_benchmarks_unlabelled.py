@@ -30,11 +30,11 @@ def data(tmp_path_factory):
     return folder
 
 
-def finished(folder, method, labelled=1):
+def finished(folder, method, labelled=1, level=None):
     roles = ["labelled" if n < labelled else "unlabelled" for n in range(3)]
     cases = [{"id": f"la{n}", "role": role, "prepared": "a"} for n, role in enumerate(roles)]
     write_run(folder, [{"event": "done", "time": 1.0, "iteration": 40}], method=method, seed=7, cases=cases)
-    write_model(folder / "model", threshold_network([LEVELS[method]]), (4.0, 4.0, 4.0))
+    write_model(folder / "model", threshold_network([level or LEVELS[method]]), (4.0, 4.0, 4.0))
     return folder
 
 
@@ -62,6 +62,18 @@ def test_runs_are_scored_on_the_scans_they_had_without_a_label(data, tmp_path, c
         for head, figure in (("Dice above supervised", "Dice [%]"), ("95HD above supervised [mm]", "95HD [mm]")):
             mean = float(mine[head].split(" ±")[0])
             assert mean == pytest.approx(float(mine[figure]) - float(its[figure]), abs=0.011)
+        assert mine["median"] == f"{np.median([row['dice'] for row in rows]):.2f}"
+        assert float(mine["median gain"]) == pytest.approx(above, abs=0.011)  # of two scans the median is the mean
+
+
+def test_a_method_is_held_against_itself_without_a_part(data, tmp_path, capsys):
+    whole, without = finished(tmp_path / "whole", "simcvd"), finished(tmp_path / "without", "simcvd", level=1.0)
+    unlabelled.main([str(data), str(whole), str(without), "--against-first"])
+    kept = rows_by_part(capsys.readouterr().out)
+    its, mine = kept["whole", "all"], kept["without", "all"]
+    assert its["Dice above whole"] == "–"
+    above = float(mine["Dice above whole"].split(" ±")[0])
+    assert above != 0 and above == pytest.approx(float(mine["Dice [%]"]) - float(its["Dice [%]"]), abs=0.011)
 
 
 def test_scores_are_taken_once_and_compared_on_the_same_scans_only(data, tmp_path, capsys):
