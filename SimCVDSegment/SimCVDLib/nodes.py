@@ -242,7 +242,7 @@ def writeSegment(segmentationNode, segmentId, mask, volumeNode, box=None):
         modes = [logic.MODE_REPLACE]
     else:
         inside = mask[box]
-        modes = ([logic.MODE_MERGE_MAX] if inside.any() else []) + ([logic.MODE_MERGE_MIN] if not inside.all() else [])
+        modes = ([logic.MODE_MERGE_MASK] if inside.any() else []) + ([logic.MODE_MERGE_MIN] if not inside.all() else [])
     for mode in modes:
         if not logic.SetBinaryLabelmapToSegment(part, segmentationNode, segmentId, mode, extent):
             raise RuntimeError(f"segment {segmentId} of {segmentationNode.GetName()} can't be written")

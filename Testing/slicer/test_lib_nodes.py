@@ -95,6 +95,32 @@ def test_a_segment_is_written_and_read_back_and_neighbours_stay(volume):
     assert np.array_equal(nodes.readSegment(node, two, volume), second)
 
 
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("overlapping", [False, True])
+def test_a_part_of_a_segment_that_shares_a_layer_is_written_as_its_own(volume, which, overlapping):
+    node = nodes.newSegmentation(volume, [SEGMENT, OTHER], "Result")
+    masks = [ball(center=(12, 14, 24), radius=5.0), ball(center=(12, 26, 24), radius=5.0)]
+    segmentIds = node.GetSegmentation().GetSegmentIDs()
+    for identifier, mask in zip(segmentIds, masks, strict=True):
+        nodes.writeSegment(node, identifier, mask, volume)
+    assert node.GetSegmentation().GetNumberOfLayers() == 1
+    mine, its = segmentIds[which], segmentIds[1 - which]
+    changed = masks[which].copy()
+    changed[12, 20, 20:28] = True  # between the two
+    if overlapping:
+        changed |= masks[1 - which] & ball(center=(12, 20, 24), radius=4.0)
+    changed[13] = False
+    box = slice(11, 14), slice(10, 30), slice(19, 29)
+    nodes.writeSegment(node, mine, changed, volume, box)
+    expected = masks[which].copy()
+    expected[box] = changed[box]
+    assert np.array_equal(nodes.readSegment(node, mine, volume), expected)
+    assert np.array_equal(nodes.readSegment(node, its, volume), masks[1 - which])
+    nodes.writeSegment(node, mine, masks[which], volume, box)
+    assert np.array_equal(nodes.readSegment(node, mine, volume), masks[which])
+    assert np.array_equal(nodes.readSegment(node, its, volume), masks[1 - which])
+
+
 def test_slicer_reads_a_segment_as_we_do_and_it_lies_where_the_volume_does(volume):
     node = nodes.newSegmentation(volume, [SEGMENT], "Result")
     identifier = node.GetSegmentation().GetNthSegmentID(0)
