@@ -1,7 +1,6 @@
 """SimCVD Segment: click Segment, see the distance map, move and correct the boundary, compare, export."""
 
 import contextlib
-import functools
 import logging
 import sys
 import time
@@ -91,7 +90,7 @@ class SimCVDSegmentParameterNode:
     overlay: str = "none"
     opacity: Annotated[float, WithinRange(0, 1)] = 0.4
     isoLines: bool = False
-    isoSpacing: Annotated[float, WithinRange(1, 50)] = 5.0
+    isoSpacing: Annotated[float, WithinRange(1, 20)] = 5.0
     legend: bool = False
     result: vtkMRMLSegmentationNode
     segment: str = ""
@@ -115,7 +114,9 @@ class SimCVDSegmentWidget(Panel):
         self._chosen = None  # (segmentation ID, segment ID), and for it:
         self._overlay = self._overlaid = self._corrections = None
         self._refused = None  # why it can't be corrected
+        self._where = None  # grid and transform of its scan
         self._orphans = set()  # IDs of segmentations whose scan was removed: no other may stand in for it
+        self._input = None  # the scan that was the input when it was looked at last
         self._placing = None  # True inside, False outside
         self._report = None
 
@@ -242,6 +243,9 @@ class SimCVDSegmentWidget(Panel):
         self._orphans.discard(node.GetID())
         if node.IsA("vtkMRMLScalarVolumeNode") and not maps.isMap(node):
             self._onParameters()
+        elif corrections.isPointList(node) and self._corrections is not None:
+            self._stopPlacing()  # a click has no list to go into any more
+            self._corrections.lookAtPoints()
 
     def _stop(self):
         """End what runs and let go of what was made for the segment that is chosen."""
@@ -252,7 +256,7 @@ class SimCVDSegmentWidget(Panel):
         self._release()
         self._maps = {}
         self._orphans = set()
-        self._report = None
+        self._report = self._input = None
 
     # --- state
 
@@ -261,6 +265,7 @@ class SimCVDSegmentWidget(Panel):
         self._choices = models.choices()
         self._torch = pytorch.status()
         self._hideMaps()
+        self._input = None
         self._setParameters(self.logic.getParameterNode())
         if self._parameters.inputVolume is None:
             shown = slicer.app.applicationLogic().GetSelectionNode().GetActiveVolumeID()
@@ -378,47 +383,72 @@ class SimCVDSegmentWidget(Panel):
     # --- the segment that is chosen
 
     def onSegmentChosen(self):
-        if not self._updating and self._parameters is not None:
+        if self._isAsked():
             self._choose(*_chosenIn(self.ui.segmentSelector))
 
     def _choose(self, node, segmentId):
         with slicer.util.NodeModify(self._parameters.parameterNode):
             self._parameters.result, self._parameters.segment = node, segmentId
 
+    def _followInput(self):
+        """With another input a new result is made, unless that one's own is chosen: it would be replaced."""
+        p, before = self._parameters, self._input
+        self._input = p.inputVolume
+        if before is not None and p.inputVolume is not before and p.output is not None:
+            scan = p.output.GetNodeReference(GEOMETRY)
+            if scan is not None and scan is not p.inputVolume:
+                p.output = None
+
     def _follow(self):
         """Have overlay and corrections of the segment that is chosen, with the settings it was left with."""
         p = self._parameters
         node = p.result
         there = node is not None and node.GetSegmentation().GetSegment(p.segment) is not None
-        chosen = (node.GetID(), p.segment) if there else None
         volume = self._volumeOf(node) if there else None
-        if chosen != self._chosen or (volume is None and self._overlay is not None):
+        chosen = (node.GetID(), p.segment, volume and volume.GetID()) if there else None
+        if chosen != self._chosen:
             self._release()
             self._chosen = chosen
             if there and volume is None:
                 self._maps.pop(node.GetID(), None)  # they lie on its grid
                 missing = _("The scan of {name} is not in the scene; load it and segment it again.")
                 self._say("status", missing.format(name=node.GetName()))
-        if volume is None or self._corrections is not None:
+        if volume is None:
             return
+        self._keepPlace(node, volume)
         if self._overlay is None:
-            found = self._maps.setdefault(node.GetID(), maps.Maps(node, volume))
+            found = self._maps.get(node.GetID())
+            if found is None or found.volume is not volume or not found.isOfNow:
+                found = self._maps[node.GetID()] = maps.Maps(node, volume)
             self._overlay = Overlay(volume, found, p.segment)
-        self._correct(node, volume)
+        if self._corrections is None:
+            self._correct(node, volume)
+
+    def _keepPlace(self, node, volume):
+        """Where the scan was put under another transform or cropped, what was made of it follows or is made anew."""
+        before, now = self._where, (nodes.gridOf(volume), volume.GetTransformNodeID())
+        self._where = now
+        if before is not None and before[0] == now[0] and before[1] != now[1]:
+            maps.moveNodes(node, volume)
+            corrections.movePoints(node, volume, before[1])
+        moved = before is not None and before != now
+        if moved or (self._corrections is not None and not self._corrections.isOfNow):
+            chosen, refused = self._chosen, self._refused
+            self._release()
+            self._chosen, self._refused, self._where = chosen, refused, now
 
     def _correct(self, node, volume):
         """Make the segment one that can be corrected; asked again and again, as the user may have mended why not."""
-        say = functools.partial(self._say, "status")
         segment, found = self._parameters.segment, self._maps[node.GetID()]
         try:
-            self._corrections = Corrections(node, segment, volume, found, self._onCorrected, say)
+            self._corrections = Corrections(node, segment, volume, found, self._onCorrected, self._onNotCorrected)
         except SimCVDError as error:
             if str(error) != self._refused:
-                say(str(error))
+                self._say("status", str(error))
             self._refused = str(error)
             return
         if self._refused and self.ui.statusLabel.text == self._refused:
-            say("")
+            self._say("status", "")
         self._refused = None
         if not self.parent.isEntered:
             self._corrections.rest()
@@ -430,7 +460,7 @@ class SimCVDSegmentWidget(Panel):
         for thing in (self._overlay, self._corrections):
             if thing is not None:
                 thing.close()
-        self._overlay = self._corrections = self._chosen = self._overlaid = self._refused = None
+        self._overlay = self._corrections = self._chosen = self._overlaid = self._refused = self._where = None
 
     def _volumeOf(self, node):
         """The volume a segmentation belongs to; the input for one that never had any, and None where it was removed."""
@@ -471,6 +501,11 @@ class SimCVDSegmentWidget(Panel):
                 setattr(self._parameters, name, value)
         self._overlaid = None
         self._showOverlay()
+
+    def _onNotCorrected(self, sentence):
+        """A change could not be made: say why, and begin anew where scan or segmentation were moved or cropped."""
+        self._say("status", sentence)
+        self._onParameters()
 
     def onPlaceInside(self, checked):
         self._place(True, checked)
@@ -530,7 +565,7 @@ class SimCVDSegmentWidget(Panel):
     # --- report
 
     def onReferenceChosen(self):
-        if not self._updating and self._parameters is not None:
+        if self._isAsked():
             with slicer.util.NodeModify(self._parameters.parameterNode):
                 self._parameters.reference, self._parameters.referenceSegment = _chosenIn(self.ui.referenceSelector)
 
@@ -578,7 +613,8 @@ class SimCVDSegmentWidget(Panel):
 
     def onExportSegmentation(self):
         kind = FORMATS[self.ui.exportKindComboBox.currentIndex]
-        self._export(lambda folder: exports.exportSegmentation(self._parameters.result, folder, kind))
+        p = self._parameters
+        self._export(lambda folder: exports.exportSegmentation(p.result, folder, kind, self._volumeOf(p.result)))
 
     def onExportDistance(self):
         p = self._parameters
@@ -606,8 +642,7 @@ class SimCVDSegmentWidget(Panel):
                 with slicer.util.WaitCursor():
                     scans = batch.scansIn(self.ui.batchFolderLineEdit.currentPath)
                 cases += [batch.FileCase(name, path, self.ui.batchOutputButton.directory) for name, path in scans]
-            settings = {"device": p.device, "largest": p.largest or None}  # None: as the model says
-            running = batch.Batch(cases, self._choice().folder, self._onBatch, **settings)
+            running = batch.Batch(cases, self._choice().folder, self._onBatch, device=p.device)
             self._batch = running
             running.start()
         self.updateGui()
@@ -666,9 +701,10 @@ class SimCVDSegmentWidget(Panel):
 
     def _onParameters(self, _caller=None, _event=None):
         """The state changed: bring the views and the panel in line with it."""
-        if self._updating or self._parameters is None or slicer.mrmlScene.IsClosing():
+        if not self._isAsked() or slicer.mrmlScene.IsClosing():
             return
         with self._quietly():
+            self._followInput()
             self._follow()
             self._setBoundary()
             self._showOverlay()

@@ -60,6 +60,14 @@ class Corrections:
                 _("The segmentation and the volume are under different transforms; put them under the same one.")
             )
         _checkVoxels(segmentationNode, segmentId)
+        if nodes.reachesBeyond(segmentationNode, segmentId, volumeNode):
+            name = segmentationNode.GetSegmentation().GetSegment(segmentId).GetName()
+            raise SimCVDError(
+                _(
+                    "The segment {name} reaches beyond the volume {volume}, where it would be cut off; choose the scan "
+                    "that it was drawn on as the input."
+                ).format(name=name, volume=volumeNode.GetName())
+            )
         self._segmentation = nodes.NodeReference(segmentationNode)
         self._segmentId = segmentId
         self._volume = nodes.NodeReference(volumeNode)
@@ -68,6 +76,8 @@ class Corrections:
         self._onError = onError or (lambda sentence: slicer.util.showStatusMessage(sentence, 5000))
         kept = _kept(segmentationNode, segmentId)
         self.settings = {**DEFAULTS, **kept}
+        self._frame = _frame(segmentationNode, volumeNode)
+        self._original = None  # the segment on a grid of its own, as it was before the first change
         self._refinement = None  # made at the first change
         self._taken = None  # voxels of other segments, which are never taken
         self._applied = self._state() if kept else UNTOUCHED  # what the segment shows
@@ -132,6 +142,16 @@ class Corrections:
         return node
 
     @property
+    def isOfNow(self):
+        """Whether scan and segmentation still lie as they did; else the corrections have to be made anew."""
+        segmentation, volume = self._segmentation.get(), self._volume.get()
+        return segmentation is not None and volume is not None and _frame(segmentation, volume) == self._frame
+
+    def lookAtPoints(self):
+        """A list of points was removed from the scene: the segment follows."""
+        self._soon.start(0)
+
+    @property
     def canUndo(self):
         """Whether there is something to undo."""
         return bool(self._undo)
@@ -176,7 +196,7 @@ class Corrections:
         """Stop following; what was done stays, and so do the points, unless an edit from elsewhere came after them."""
         edited, self._onChanged = self._wasEdited(), lambda: None
         self.takeEdits()
-        if self._soon.isActive() and not edited:  # else it is what was edited that stays
+        if self._soon.isActive() and not edited and self.isOfNow:  # else it is what was edited that stays
             self._onSoon()
         if self._surface.isActive():
             self._showSurface()
@@ -196,7 +216,7 @@ class Corrections:
         self._applied = state
         box = self._refine(state)
         if box is not None:
-            self._write(segmentation, volume, box)
+            self._write(segmentation, volume, box, state == UNTOUCHED)
 
     def _open(self):
         """Get ready to edit; False where the settings began anew, as what they had made was edited elsewhere."""
@@ -222,6 +242,8 @@ class Corrections:
         segmentation, volume = self._nodes()
         self._maps.keep("distance", self._segmentId, distance)
         self._refinement = Refinement(distance, volume.GetSpacing())
+        ownGrid = not nodes.sharesGrid(segmentation, self._segmentId, volume)
+        self._original = nodes.imageOf(segmentation, self._segmentId) if ownGrid else None
         self._findOthers(segmentation, volume, now)
 
     def _refine(self, state):
@@ -233,7 +255,7 @@ class Corrections:
             smoothing=state["smoothing"],
         ).box
 
-    def _write(self, segmentation, volume, box):
+    def _write(self, segmentation, volume, box, untouched):
         self._writing = True
         try:
             if segmentation.GetSegmentation().ContainsRepresentation(nodes.SURFACE):
@@ -241,7 +263,11 @@ class Corrections:
                 self._surface.start(SURFACE_AFTER_MS)
             elif self._surface.isActive():
                 self._surface.start(SURFACE_AFTER_MS)
-            nodes.writeSegment(segmentation, self._segmentId, self._mask(), volume, box)
+            if untouched and self._original is not None:
+                nodes.restoreImage(segmentation, self._segmentId, self._original)
+            else:
+                part = box if nodes.sharesGrid(segmentation, self._segmentId, volume) else None
+                nodes.writeSegment(segmentation, self._segmentId, self._mask(), volume, part)
         finally:
             self._writing = False
 
@@ -262,6 +288,10 @@ class Corrections:
         if segmentation.GetSegmentation().GetSegment(self._segmentId) is None:
             raise SimCVDError(_("The segment was removed; choose another or segment again."))
         _checkVoxels(segmentation, self._segmentId)  # they may have become surfaces since
+        if not self.isOfNow:
+            raise SimCVDError(
+                _("The scan or the segmentation was moved or cropped meanwhile; choose the segment again to go on.")
+            )
         return segmentation, volume
 
     def _showSurface(self):
@@ -285,6 +315,8 @@ class Corrections:
         if segmentation is None or volume is None or slicer.mrmlScene.IsClosing():
             return
         if segmentation.GetSegmentation().GetSegment(self._segmentId) is None or not nodes.isOfVoxels(segmentation):
+            return
+        if not self.isOfNow:  # what is made anew takes it in
             return
         segmentation.RemoveAttribute(_EDITED + self._segmentId)
         if self._refinement is None:
@@ -425,7 +457,7 @@ class Corrections:
         if segmentation is None:
             return
         for segmentId in segmentation.GetSegmentation().GetSegmentIDs():
-            if _isCorrected(segmentation, segmentId):
+            if isCorrected(segmentation, segmentId):
                 segmentation.SetAttribute(_EDITED + segmentId, "1")  # the same again tells nobody
 
     def _onSoon(self):
@@ -435,12 +467,32 @@ class Corrections:
             self._onError(str(error))
 
 
+def _frame(segmentationNode, volumeNode):
+    """Where scan and segmentation lie: corrections are made in the voxels of the scan."""
+    return nodes.gridOf(volumeNode), volumeNode.GetTransformNodeID(), segmentationNode.GetTransformNodeID()
+
+
+def movePoints(segmentationNode, volumeNode, transformId):
+    """Put the points that lie under a transform (ID) under the scan's, after that was put under another."""
+    for role in _ROLES.values():
+        for n in range(segmentationNode.GetNumberOfNodeReferences(role)):
+            points = segmentationNode.GetNthNodeReference(role, n)
+            if points is not None and points.GetTransformNodeID() == transformId:
+                points.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
+
+
+def isPointList(node):
+    """Whether a node holds points that correct a segment."""
+    return node.IsA("vtkMRMLMarkupsFiducialNode") and node.GetAttribute(_SEGMENT) is not None
+
+
 def _kept(segmentationNode, segmentId):
     """The settings that a segment was left with; none of one that was never corrected."""
     return json.loads(segmentationNode.GetAttribute(_SETTINGS + segmentId) or "{}")
 
 
-def _isCorrected(segmentationNode, segmentId):
+def isCorrected(segmentationNode, segmentId):
+    """Whether a segment is not as it was found or drawn: its settings were changed or points placed."""
     lists = (_pointList(segmentationNode, segmentId, inside) for inside in (True, False))
     moved = {**DEFAULTS, **_kept(segmentationNode, segmentId)} != DEFAULTS
     return moved or any(points is not None and _defined(points) for points in lists)

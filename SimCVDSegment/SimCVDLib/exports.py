@@ -18,13 +18,14 @@ from SimCVDLib.writing import writing
 KINDS = ("seg.nrrd", "nii.gz", "stl")
 
 
-def exportSegmentation(segmentationNode, place, kind):
+def exportSegmentation(segmentationNode, place, kind, volumeNode=None):
     """Write a segmentation in its own frame, as the scan's file has it; a parent transform is ignored.
 
     Args:
         place: a folder, where the file gets a name that is free, or the path of the file, which is replaced.
         kind: "seg.nrrd" (segments with names, colors and terminology), "nii.gz" (label map: 1, 2, ... in the order of
             the segments) or "stl" (surfaces of all segments).
+        volumeNode: the scan on whose grid a label map is written; without it the one that the segmentation names.
 
     Returns:
         the path written. Raises SimCVDError when there is nothing to write or it can't be written.
@@ -32,7 +33,10 @@ def exportSegmentation(segmentationNode, place, kind):
     if segmentationNode is None or segmentationNode.GetSegmentation().GetNumberOfSegments() == 0:
         raise SimCVDError(_("There is no segmentation to export; segment a volume first."))
     path = _target(place, segmentationNode.GetName(), kind)
-    {"seg.nrrd": _writeSegments, "nii.gz": _writeLabels, "stl": _writeSurfaces}[kind](segmentationNode, path)
+    if kind == "nii.gz":
+        _writeLabels(segmentationNode, path, volumeNode)
+    else:
+        {"seg.nrrd": _writeSegments, "stl": _writeSurfaces}[kind](segmentationNode, path)
     return path
 
 
@@ -85,9 +89,10 @@ def _writeSegments(segmentationNode, path):
             raise OSError(_("the disk may be full"))
 
 
-def _writeLabels(segmentationNode, path):
-    role = slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
-    volume = segmentationNode.GetNodeReference(role)
+def _writeLabels(segmentationNode, path, volume):
+    if volume is None:
+        role = slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
+        volume = segmentationNode.GetNodeReference(role)
     if volume is None:
         raise SimCVDError(_("The volume of the segmentation is no longer in the scene; export it as .seg.nrrd."))
     labels = np.zeros(nodes.shapeOf(volume), np.uint8)

@@ -39,6 +39,7 @@ class Maps:
     def __init__(self, segmentationNode, volumeNode, files=None, segmentIds=(), folder=None):
         self._segmentation = nodes.NodeReference(segmentationNode)
         self._volume = nodes.NodeReference(volumeNode)
+        self._grid = nodes.gridOf(volumeNode)
         self._files = dict(files or {})
         self._segmentIds = list(segmentIds)
         self.changes = 0  # how often a map that was there was replaced
@@ -48,6 +49,17 @@ class Maps:
     def segmentation(self):
         """The segmentation node, or None once it is gone."""
         return self._segmentation.get()
+
+    @property
+    def isOfNow(self):
+        """Whether the volume still has the grid that the maps were made on."""
+        volume = self._volume.get()
+        return volume is not None and nodes.gridOf(volume) == self._grid
+
+    @property
+    def volume(self):
+        """The volume node on whose grid they are, or None once it is gone."""
+        return self._volume.get()
 
     def has(self, kind, segmentId):
         """Whether there is a map of this kind ("distance", "modelDistance", "probability", "uncertainty")."""
@@ -80,10 +92,12 @@ class Maps:
     def keep(self, kind, segmentId, array):
         """Make a map, float32 (K, J, I), a volume node that is saved with the scene, in place of the one there was."""
         segmentation, volume = self._segmentation.get(), self._volume.get()
-        node = self._node(kind, segmentId)
+        node = self._node(kind, segmentId, current=False)
         if node is not None:
             self.changes += 1
             slicer.util.updateVolumeFromArray(node, array)
+            node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(nodes.ijkToRas(volume)))
+            nodes.putBeside(node, volume)
             return node
         name = _("{volume} {kind}").format(volume=volume.GetName(), kind=title(kind))
         node = nodes.volumeLike(volume, array, name, {KIND: kind, SEGMENT: segmentId if KINDS[kind][1] else ""})
@@ -93,12 +107,14 @@ class Maps:
     def _inFiles(self, kind, segmentId):
         return KINDS[kind][0] in self._files and (not KINDS[kind][1] or segmentId in self._segmentIds)
 
-    def _node(self, kind, segmentId):
-        segmentation = self._segmentation.get()
+    def _node(self, kind, segmentId, current=True):
+        """The volume node of a map; with `current` none of another grid than the volume's, which says nothing of it."""
+        segmentation, volume = self._segmentation.get(), self._volume.get()
         wanted = kind, segmentId if KINDS[kind][1] else ""
         for node in _nodesOf(segmentation) if segmentation else ():
             if (node.GetAttribute(KIND), node.GetAttribute(SEGMENT)) == wanted:
-                return node
+                fits = volume is not None and nodes.gridOf(node) == nodes.gridOf(volume)
+                return node if fits or not current else None
         return None
 
 
@@ -115,6 +131,12 @@ def title(kind):
 def isMap(node):
     """Whether a volume is a map: no scan, so nothing to segment or to outline."""
     return node.GetAttribute(KIND) is not None
+
+
+def moveNodes(segmentationNode, volumeNode):
+    """Put the maps of a segmentation under the transform of their scan, after that was put under another."""
+    for node in _nodesOf(segmentationNode):
+        node.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
 
 
 def removeNodes(segmentationNode):

@@ -82,6 +82,13 @@ def geometryOf(volumeNode):
     )
 
 
+def gridOf(volumeNode):
+    """What two volumes share that have the same voxels in their own frames, to a ten-thousandth of a mm."""
+    if volumeNode.GetImageData() is None:
+        return None
+    return shapeOf(volumeNode), tuple(np.round(ijkToRas(volumeNode), 4).ravel().tolist())
+
+
 def exportVolume(volumeNode, path):
     """Write a volume as it is stored, in its own frame, as uncompressed NRRD; the scene is not touched.
 
@@ -298,6 +305,34 @@ def sharesGrid(segmentationNode, segmentId, volumeNode):
     return segmentationNode.GetTransformNodeID() == volumeNode.GetTransformNodeID() and _onGrid(
         segmentationNode, segmentId, volumeNode
     )
+
+
+def reachesBeyond(segmentationNode, segmentId, volumeNode):
+    """Whether voxels of a segment lie outside a volume under the same transform: on its grid they would be lost."""
+    image = _segmentImage(segmentationNode, segmentId)
+    if image is None or image.IsEmpty() or _onGrid(segmentationNode, segmentId, volumeNode):
+        return False
+    matrix = vtk.vtkMatrix4x4()
+    image.GetImageToWorldMatrix(matrix)
+    value = segmentationNode.GetSegmentation().GetSegment(segmentId).GetLabelValue()
+    places = np.argwhere(_array(image) == value)[:, ::-1] + image.GetExtent()[::2]
+    toIjk = np.linalg.inv(ijkToRas(volumeNode)) @ slicer.util.arrayFromVTKMatrix(matrix)
+    indices = places @ toIjk[:3, :3].T + toIjk[:3, 3]
+    return bool(((indices < -1) | (indices > shapeOf(volumeNode)[::-1])).any())
+
+
+def imageOf(segmentationNode, segmentId):
+    """A copy of a segment's voxels on their own grid, a vtkOrientedImageData, for `restoreImage`."""
+    image = slicer.vtkOrientedImageData()
+    segmentationNode.GetBinaryLabelmapRepresentation(segmentId, image)
+    return image
+
+
+def restoreImage(segmentationNode, segmentId, image):
+    """Give a segment back the voxels that `imageOf` copied, on the grid that they were on."""
+    logic = slicer.modules.segmentations.logic()
+    if not logic.SetBinaryLabelmapToSegment(image, segmentationNode, segmentId, logic.MODE_REPLACE, image.GetExtent()):
+        raise RuntimeError(f"segment {segmentId} of {segmentationNode.GetName()} can't be written")
 
 
 def distanceOf(mask, volumeNode):

@@ -8,7 +8,7 @@ from vtk.util import numpy_support
 
 from simcvd.boxes import bounding_box, everything
 from simcvd.errors import SimCVDError
-from SimCVDLib import maps, nodes
+from SimCVDLib import corrections, maps, nodes
 
 NONE = "none"
 KINDS = (NONE, *maps.KINDS)
@@ -61,11 +61,14 @@ class Overlay:
         if kind == NONE:
             self._restore()
             return
+        if kind == "distance":
+            self._measure()
         node = self._maps.node(kind, self._segmentId)
         if node is None:
-            raise SimCVDError(
-                _("This result has no {kind}; segment again with it switched on.").format(kind=maps.title(kind))
-            )
+            missing = _("This result has no {kind}; segment the scan again to see it.")
+            if kind == "uncertainty":
+                missing = _("This result has no {kind}; segment again with it switched on.")
+            raise SimCVDError(missing.format(kind=maps.title(kind)))
         if self._shown is None or self._shown.get() is not node:
             self._hideLegend()
             _paint(node, kind)
@@ -159,13 +162,28 @@ class Overlay:
         segmentation = self._maps.segmentation
         return segmentation.GetDisplayNode() if segmentation else None
 
+    def _measure(self):
+        """Have the distance of a segment that no model found or whose maps were not kept, as of one drawn by hand.
+
+        Not of one that was corrected: its distance before that is gone, and settings would count from here twice.
+        """
+        segmentation, volume = self._maps.segmentation, self._volume.get()
+        if segmentation is None or volume is None or self._maps.has("distance", self._segmentId):
+            return
+        if corrections.isCorrected(segmentation, self._segmentId):
+            return
+        mask = nodes.readSegment(segmentation, self._segmentId, volume)
+        if mask.any():
+            self._maps.keep("distance", self._segmentId, nodes.distanceOf(mask, volume))
+
     # --- lines
 
     def _makeLines(self, node, every):
         volume = self._volume.get()
+        self._measure()
         distance = self._maps.array("distance", self._segmentId)
         if volume is None or distance is None:
-            raise SimCVDError(_("This result has no distance map to draw lines of; segment again."))
+            raise SimCVDError(_("This segment has no distance to draw lines of; segment the scan again."))
         surface = contours(distance, nodes.ijkToRas(volume), every)
         if node is None:
             node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLModelNode", _("Distance lines"))
@@ -177,7 +195,7 @@ class Overlay:
             display.SetVisibility2D(True)
             display.SetColor(*_LINE_COLOUR)
             display.SetSliceIntersectionThickness(1)
-            nodes.putBeside(node, volume)
+        nodes.putBeside(node, volume)  # each time: the scan may be under another transform since
         node.SetAndObservePolyData(surface)
         self._lines = nodes.NodeReference(node)
         return node
@@ -186,8 +204,10 @@ class Overlay:
 def contours(distance, ijkToRas, every, far=FAR_MM):
     """Surfaces of equal distance, vtkPolyData in RAS mm, at every multiple of `every` up to `far` mm but zero.
 
-    Large maps are read at every other voxel: distances change evenly.
+    Large maps are read at every other voxel: distances change evenly. No lines where `every` is beyond `far`.
     """
+    if every > far:
+        return vtk.vtkPolyData()  # without a level the filter would draw the boundary itself
     levels = [sign * n * every for n in range(1, int(far / every) + 1) for sign in (-1, 1)]
     near = np.abs(distance) <= far + every
     box = bounding_box(near) or everything(near.shape)

@@ -4,6 +4,7 @@ import contextlib
 import sys
 
 import qt
+import slicer
 import vtk
 from slicer.i18n import tr as _
 from slicer.ScriptedLoadableModule import ScriptedLoadableModuleWidget
@@ -74,6 +75,11 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._parameters.disconnectGui(self._link)
             self.removeObserver(self._parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParameters)
             self._link = None
+
+    def _isAsked(self):
+        """Whether a change is one to act on: not while controls are only shown, nor in a scene that is being read,
+        whose state comes before its nodes have found each other. The end of that is told to the panel."""
+        return not self._updating and self._parameters is not None and not slicer.mrmlScene.IsImporting()
 
     @contextlib.contextmanager
     def _quietly(self):

@@ -6,6 +6,7 @@ import traceback
 from pathlib import Path
 
 import numpy as np
+import slicer
 from slicer.i18n import tr as _
 
 from simcvd.errors import SimCVDError
@@ -44,6 +45,7 @@ def startSegmentation(
     nodes.checkVolume(volumeNode)
     if segmentationNode is not None:
         _checkVoxels(segmentationNode)
+        _checkScan(segmentationNode, volumeNode)
     card = load_card(modelFolder)
     roi = nodes.roiBounds(roiNode, volumeNode) if roiNode is not None else None
     job = SegmentJob(volumeNode, card, segmentationNode, onEvent)
@@ -74,6 +76,17 @@ def _checkVoxels(segmentationNode):
         raise SimCVDError(
             _("The segmentation {name} is made of surfaces, not of voxels; choose another result or a new one.").format(
                 name=segmentationNode.GetName()
+            )
+        )
+
+
+def _checkScan(segmentationNode, volumeNode):
+    """Raise SimCVDError for a segmentation of another scan: what was outlined there would be replaced and moved."""
+    scan = segmentationNode.GetNodeReference(slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole())
+    if scan is not None and scan is not volumeNode:
+        raise SimCVDError(
+            _("The result {name} belongs to the scan {scan}; choose another result or a new one.").format(
+                name=segmentationNode.GetName(), scan=scan.GetName()
             )
         )
 

@@ -9,7 +9,20 @@ import pytest
 import slicer
 import slicer.util
 import vtk
-from lib_scenes import OTHER, SEGMENT, SHAPE, asSurface, ball, brightBall, drawn, shear, warp, withSurface, world
+from lib_scenes import (
+    OTHER,
+    SEGMENT,
+    SHAPE,
+    asSurface,
+    ball,
+    brightBall,
+    drawn,
+    obliqueMatrix,
+    shear,
+    warp,
+    withSurface,
+    world,
+)
 
 import host
 from simcvd.errors import SimCVDError
@@ -410,6 +423,31 @@ def test_a_segment_without_maps_can_be_edited_too():
     corrections.close()
 
 
+def test_a_segment_on_a_finer_grid_comes_back_as_it_was_drawn():
+    volume = brightBall()
+    thrice = obliqueMatrix() @ np.diag([1 / 3, 1 / 3, 1 / 3, 1.0])
+    shape = tuple(3 * n for n in SHAPE)
+    fine = slicer.util.addVolumeFromArray(np.zeros(shape, np.uint8), ijkToRAS=thrice, name="Fine")
+    mask = ball(center=(36, 60, 72), radius=6.0, spacing=(1.1 / 3, 0.9 / 3, 2.5 / 3), shape=shape)
+    node = nodes.newSegmentation(fine, [SEGMENT], "Fine")
+    (identifier,) = node.GetSegmentation().GetSegmentIDs()
+    nodes.writeSegment(node, identifier, mask, fine)
+    corrections = Corrections(node, identifier, volume, maps.Maps(node, volume))
+    for offset in (1.0, 2.0, 0.0, -1.0):
+        corrections.set(offset=offset)
+        corrections.apply()
+        assert np.array_equal(nodes.readSegment(node, identifier, fine), mask) == (offset == 0.0)
+    wanted = nodes.readSegment(node, identifier, volume)
+    corrections.set(offset=1.0, largest=True)  # of another kind: a step of its own
+    corrections.apply()
+    corrections.undo()
+    assert np.array_equal(nodes.readSegment(node, identifier, volume), wanted)
+    while corrections.canUndo:
+        corrections.undo()
+    assert np.array_equal(nodes.readSegment(node, identifier, fine), mask)
+    corrections.close()
+
+
 def test_a_3d_surface_follows_after_the_slices():
     edited = Edited(brightBall())
     edited.node.CreateClosedSurfaceRepresentation()
@@ -568,6 +606,7 @@ def test_lines_lie_at_their_distance_whatever_the_grid():
     away = np.linalg.norm(vtk_to_numpy(surface.GetPoints().GetData()) - center, axis=1) - 10
     assert np.abs(away - 4 * np.rint(away / 4)).max() < 0.1
     assert set(np.rint(away / 4).astype(int)) == {-2, -1, 1, 2}
+    assert contours(distance, matrix, 9.0, far=8.0).GetNumberOfPoints() == 0
 
 
 def test_lines_are_seen_with_and_without_a_map_and_go_again(shown):
