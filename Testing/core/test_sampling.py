@@ -62,6 +62,14 @@ def test_turned_crop_keeps_image_and_label_together(patch):
         assert torch.equal(crop.label == 1, crop.image > 0)
 
 
+def test_turned_crop_turns_by_halves_where_voxels_are_not_square():
+    image = np.broadcast_to(np.arange(16, dtype=np.float16)[None, :, None], (16, 16, 16))
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        crop = turned_crop(TrainingCase("a", image, None), (16, 16, 16), rng, spacing=(0.5, 1.0, 1.0))
+        assert (crop.image == crop.image[:, :, :1]).all()  # rows stay rows
+
+
 def test_turned_crop_leaves_the_slices_in_order():
     image = np.broadcast_to(np.arange(16, dtype=np.float16)[:, None, None], (16, 16, 16))
     crop = turned_crop(TrainingCase("a", image, None), (16, 16, 16), np.random.default_rng(0))

@@ -23,7 +23,7 @@ from simcvd.files import write_json
 from simcvd.images import read_volume
 from simcvd.network import VNet
 from simcvd.segmentation import Segmenter
-from simcvd.training import loop
+from simcvd.training import distributed, loop
 from simcvd.training.ahead import Ahead
 from simcvd.training.batch_norm import settle_batch_norm
 from simcvd.training.loop import Stopped, Trainer
@@ -430,6 +430,37 @@ def test_processes_agree_on_what_to_say_though_their_clocks_differ(tmp_path):
     command = [*TWO_PROCESSES, tmp_path / "script.py", SCRIPT.parent, tmp_path / "run"]
     subprocess.run(command, env=ALONE, check=True, timeout=120)
     assert names(tmp_path / "run")[-1] == "done"
+
+
+def test_processes_agree_on_steps_to_plan_by_though_their_clocks_differ(tmp_path):
+    small_run(tmp_path / "run", "supervised", precision="float32")
+    (tmp_path / "script.py").write_text("""
+import sys, time
+sys.path.insert(0, sys.argv[1])
+import torch, training_runs
+from simcvd.training import distributed, loop
+trainer = loop.Trainer(training_runs.RunFolder(sys.argv[2]))
+trainer.device = distributed.start(torch.device("cpu"))
+trainer._prepare()
+time.sleep(0.7 * distributed.rank())  # by which the other has waited as its first step ends
+assert trainer._pace(0.0, 1.0, lambda fraction: None) > 0
+distributed.stop()
+""")
+    command = [*TWO_PROCESSES, tmp_path / "script.py", SCRIPT.parent, tmp_path / "run"]
+    subprocess.run(command, env=ALONE, check=True, timeout=60)
+
+
+def test_neighbours_are_those_of_the_global_batch(tmp_path):
+    assert torch.equal(distributed.neighbours(torch.arange(3)), torch.tensor([2, 0, 1]))
+    (tmp_path / "script.py").write_text("""
+import torch
+from simcvd.training import distributed
+distributed.start(torch.device("cpu"))
+mine = torch.full((1, 2), distributed.rank(), dtype=torch.uint8)
+assert torch.equal(distributed.neighbours(mine), 1 - mine)
+distributed.stop()
+""")
+    subprocess.run([*TWO_PROCESSES, tmp_path / "script.py"], env=ALONE, check=True, timeout=60)
 
 
 def test_validation_leaves_the_training_as_it_was(tmp_path):

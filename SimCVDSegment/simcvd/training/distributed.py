@@ -5,6 +5,7 @@ In a single process every function here does nothing, so the losses are written 
 
 from __future__ import annotations
 
+import inspect
 import os
 from datetime import timedelta
 
@@ -78,6 +79,13 @@ def gathered(x: torch.Tensor) -> torch.Tensor:
     return total(torch.cat([x.new_zeros(before, *x.shape[1:]), x, x.new_zeros(after, *x.shape[1:])]))
 
 
+@torch.no_grad()
+def neighbours(crops: torch.Tensor) -> torch.Tensor:
+    """To each crop of this process (along the first axis) the one before it in the global batch, round about."""
+    first = rank() * len(crops)
+    return gathered(crops).roll(1, 0)[first : first + len(crops)]
+
+
 def mean(values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The mean of each scalar over all processes."""
     if world_size() == 1:
@@ -94,6 +102,19 @@ def agreed(flag: int) -> int:
     value = torch.tensor(int(flag), device=device)
     dist.all_reduce(value, dist.ReduceOp.MAX)
     return int(value)
+
+
+def shared_gradients(module: nn.Module) -> nn.Module:
+    """A module whose gradients are the means over all processes; itself where there is one.
+
+    Buffers are already alike, as batch norm shares its statistics; a phase or a weight of 0 leaves parts unused.
+    """
+    if world_size() == 1:
+        return module
+    wrap = nn.parallel.DistributedDataParallel
+    # renamed in PyTorch 2.13
+    keyword = next(k for k in ("forward_sync_buffers", "broadcast_buffers") if k in inspect.signature(wrap).parameters)
+    return wrap(module, find_unused_parameters=True, **{keyword: False})
 
 
 def share_batch_norm(module: nn.Module, device: torch.device) -> nn.Module:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
-from torch import nn
 
 from .. import devices, models
 from ..cases import load_prepared
@@ -120,12 +119,7 @@ class Trainer:
             self._restore(state)
         elif c["minutes"] and not c["planned"]:
             self._plan()
-        self.loss_of = self.method
-        if distributed.world_size() > 1:
-            # buffers are already alike: batch norm shares its statistics; a phase or a weight of 0 leaves parts unused
-            self.loss_of = nn.parallel.DistributedDataParallel(
-                self.method, broadcast_buffers=False, find_unused_parameters=True
-            )
+        self.loss_of = distributed.shared_gradients(self.method)
         self._say(
             "start",
             iteration=self.iteration,
@@ -234,8 +228,8 @@ class Trainer:
         done, spent, begun = 0, 0.0, time.perf_counter()
         with self._drawn_ahead() as drawn:
             self._step(drawn.take(self.iteration))
-            # another round only if it is likely to end in time
-            while not done or (time.perf_counter() - begun) + spent / done * length < budget:
+            # another round only if it is likely to end in time, and only if so in all processes: they step together
+            while distributed.agreed(not done or (time.perf_counter() - begun) + spent / done * length < budget):
                 for _ in range(length):
                     start = time.perf_counter()
                     float(self._step(drawn.take(self.iteration))["total"])  # a GPU is waited for

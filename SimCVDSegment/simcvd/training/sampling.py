@@ -5,6 +5,7 @@ so a resumed run draws what the unbroken one would have drawn, on any number of 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -68,7 +69,7 @@ class TwoStreamSampler:
         self.patch = tuple(patch)
         self.seed = seed
         self._cut = {
-            "published": turned_crop,
+            "published": partial(turned_crop, spacing=spacing),
             "strong": partial(warped_crop, spacing=spacing),
             "varied": partial(disturbed_crop, spacing=spacing),
             "robust": partial(disturbed_crop, spacing=spacing, mirrored=MIRRORED),
@@ -125,13 +126,18 @@ def random_crop(
     return Crop(tensor_of(image[box].astype(np.float32)), tensor_of(label[box].copy()), axial)
 
 
-def turned_crop(case: TrainingCase, patch: Sequence[int], rng: np.random.Generator) -> Crop:
+def turned_crop(
+    case: TrainingCase,
+    patch: Sequence[int],
+    rng: np.random.Generator,
+    spacing: Sequence[float] = (1.0, 1.0, 1.0),
+) -> Crop:
     """A random crop, turned by quarters in the axial plane (halves where not square), then flipped along I or J.
 
-    This is UA-MT's augmentation, which SimCVD trains with.
+    This is UA-MT's augmentation, which SimCVD trains with. spacing (x, y, z) mm: quarter turns want square voxels, too.
     """
     crop = random_crop(case, patch, rng)
-    square = patch[1] == patch[2]
+    square = patch[1] == patch[2] and math.isclose(spacing[0], spacing[1], rel_tol=1e-3)
     turns = int(rng.integers(0, 4)) if square else 2 * int(rng.integers(0, 2))
     axis = int(rng.integers(1, 3))
     image, label = (torch.rot90(x, turns, (1, 2)).flip(axis).contiguous() for x in (crop.image, crop.label))

@@ -240,6 +240,8 @@ def _notes_on_idle(config: dict, wishes: dict, has_unlabelled: bool) -> list[str
     ]
     if has_unlabelled and not config["batch"][1] and method != "supervised":
         notes.append(f"A step takes no unlabelled crop (--batch), so {method} trains as the supervised one does.")
+    if has_unlabelled and config["batch"][1] == 1 and config["settings"].get("cut_mix"):
+        notes.append("A step takes one unlabelled crop (--batch), so cut_mix has nothing to mix it with.")
     return notes
 
 

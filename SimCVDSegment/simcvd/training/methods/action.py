@@ -10,6 +10,7 @@ from torch import nn
 
 from ...network import Output
 from ..copy_paste import labelled_places, mixed, pseudo_labels
+from ..distributed import neighbours
 from ..ema import make_teacher
 from ..heads import mlp, unit
 from ..losses import contrast, soft_label_distillation
@@ -172,7 +173,7 @@ class Action(Staged, Taught):
         shown = (seen, pseudo, sure, known[n:])
         if s["cut_mix"]:
             box = labelled_places(pseudo.shape, chance, pseudo.device)
-            shown = tuple(mixed(box, x, x.roll(1, 0)) for x in shown)
+            shown = tuple(mixed(box, x, neighbours(x)) for x in shown)
         student, maps = with_maps(self.student, torch.cat([batch.labelled, shown[0]]))
 
         terms = self.supervised_terms(Output(*(x[:n] for x in student)), batch.label)

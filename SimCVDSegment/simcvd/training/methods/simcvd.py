@@ -61,7 +61,8 @@ class SimCVD(MeanTeacher):
         "head_width": "features that are compared",
         "contrast_slices": "slices of a batch (of a process) that are contrasted; 0 takes all",
         "sdm_consistency": "the consistency compares the distance maps as well",
-        "pseudo": "weight of the teacher's answers as labels of unlabelled crops; 0 is the published method",
+        "pseudo": "weight of the teacher's answers as labels of unlabelled crops (their distance maps weigh alpha); 0: "
+        "the published method",
         "pseudo_threshold": "with pseudo, the confidence that counts",
         "pseudo_largest": "with pseudo, only the largest part of each class is believed",
         "mix": "with pseudo, crops mixed of labelled and unlabelled ones (copy-paste) take the place of both",
