@@ -34,7 +34,6 @@ from SimCVDLib import (
     fitting,
     jobs,
     models,
-    nodes,
     outcome,
     pytorch,
     runlist,
@@ -42,7 +41,7 @@ from SimCVDLib import (
     samples,
 )
 from SimCVDLib.caselist import ROLES, CaseList, roleName
-from SimCVDLib.caseload import loadCase
+from SimCVDLib.caseload import loadCase, newOutline
 from SimCVDLib.caserank import Ranking
 from SimCVDLib.panel import Panel
 from SimCVDLib.runview import RunView
@@ -118,6 +117,7 @@ class SimCVDTrainWidget(Panel):
         self._ranking = self._estimate = self._start = self._saving = None  # what runs
         self._list = self._looks = self._view = None  # the cases, those on disk that are looked at, and the runs
         self._outcome = self._judged = None  # of the run that is done; the folder of that run
+        self._estimated = None  # what the estimate that is shown, or under way, was asked for
 
     # --- life
 
@@ -231,6 +231,7 @@ class SimCVDTrainWidget(Panel):
         self._choices = models.choices()
         self._torch = pytorch.status()
         self._view.refresh()
+        self._judged = self._outcome = None  # the table of its figures may be another in this scene
         self.logic.forget()  # a script may have changed the list meanwhile
         self._setParameters(self.logic.getParameterNode())
         if not self._parameters.run:
@@ -299,6 +300,9 @@ class SimCVDTrainWidget(Panel):
         if saving is not None and saving.finished:
             self._saving = None
             ended = _("Stopped.") if saving.cancelled else _("Saved as {path}.").format(path=saving.caseList)
+            named = _("{count} cases on disk were not copied: the list names them where they lie.")
+            if saving.named and not saving.cancelled:
+                ended = f"{ended} {named.format(count=saving.named)}"
             self._say("cases", saving.error or ended)
         self.updateGui()
 
@@ -311,8 +315,7 @@ class SimCVDTrainWidget(Panel):
 
     def onCasesMoved(self, rows, role):
         with self._showingErrors("cases"):
-            for row in rows:
-                self.logic.table.setRole(row, role)
+            self.logic.table.setRole(rows, role)
         self.updateGui()
 
     def onRole(self, index):
@@ -320,10 +323,11 @@ class SimCVDTrainWidget(Panel):
             self.onCasesMoved(self._list.chosen, ROLES[index])
 
     def onOutline(self, node):
-        """All segments of the segmentation, until others are chosen."""
+        """All segments of the segmentation, also those that come later, until others are chosen."""
+        if not self._isAsked():  # it is told of nodes that are only shown, too
+            return
         with self._showingErrors("cases"):
-            ids = list(node.GetSegmentation().GetSegmentIDs()) if node is not None else []
-            self.logic.table.setLabel(self._list.chosen[0], node, ids)
+            self.logic.table.setLabel(self._list.chosen[0], node)
 
     def onOutlineSegment(self, index):
         if index < 0 or self._updating:
@@ -331,8 +335,7 @@ class SimCVDTrainWidget(Panel):
         node = self.ui.outlineSelector.currentNode()
         chosen = self.ui.outlineSegmentComboBox.itemData(index)
         with self._showingErrors("cases"):
-            ids = [chosen] if chosen else list(node.GetSegmentation().GetSegmentIDs())
-            self.logic.table.setLabel(self._list.chosen[0], node, ids)
+            self.logic.table.setLabel(self._list.chosen[0], node, [chosen] if chosen else [])
 
     def onEditOutline(self):
         with self._showingErrors("cases"):
@@ -345,8 +348,7 @@ class SimCVDTrainWidget(Panel):
             editor.setSourceVolumeNode(volume)
 
     def onRemoveCase(self):
-        for row in self._list.chosen:
-            self.logic.table.remove(row)
+        self.logic.table.remove(self._list.chosen)
 
     def _thumbnail(self, row):
         """Look at a case, of which its notes come, and draw it; called for one case at a time."""
@@ -442,26 +444,20 @@ class SimCVDTrainWidget(Panel):
 
     def onStartModel(self, index):
         if index >= 0 and not self._updating:
-            self._setPlan(startModel=self.ui.startComboBox.itemData(index))
+            self._set(startModel=self.ui.startComboBox.itemData(index))
             self._list.redraw()  # other scans may be unlike those that this model knows
 
     def onDuration(self, index):
-        self._setPlan(minutes=MINUTES[index])
+        self._set(minutes=MINUTES[index])
 
     def onDevice(self, index):
-        self._setPlan(device=DEVICES[index])
+        self._set(device=DEVICES[index])
 
     def onMethod(self, index):
-        self._setPlan(method=METHODS[index])
+        self._set(method=METHODS[index])
 
     def onAugmentation(self, index):
-        self._setPlan(augmentation=AUGMENTATIONS[index])
-
-    def _setPlan(self, **values):
-        """Change what an estimate depends on: the last one says nothing of it."""
-        if not self._updating and self._estimate is None:
-            self._say("estimate", "")
-        self._set(**values)
+        self._set(augmentation=AUGMENTATIONS[index])
 
     def onRunsFolder(self, folder):
         runlist.setRunsFolder(folder)
@@ -491,6 +487,7 @@ class SimCVDTrainWidget(Panel):
             return
         with self._showingErrors("estimate"):
             self._estimate = self.logic.estimate(self._plan(), self._onEstimate)
+            self._estimated = self._question()
             self._say("estimate", _("Trying some steps; this takes about ten seconds..."))
         self.updateGui()
 
@@ -499,7 +496,13 @@ class SimCVDTrainWidget(Panel):
             return
         self._estimate = None
         self._say("estimate", estimateText(event))
-        self.updateGui()
+        self.updateGui()  # which takes it back where it is no longer what was asked for
+
+    def _question(self):
+        """What an estimate depends on."""
+        p = self._parameters
+        plan = (p.startModel, p.minutes, p.device, p.method, p.augmentation, p.spacing, p.leaveOut, p.settings)
+        return plan, [(row.id, row.role, row.size) for row in self.logic.table.rows]
 
     def onStart(self):
         """Start the training, or stop before it has begun."""
@@ -524,7 +527,9 @@ class SimCVDTrainWidget(Panel):
             if start.run is not None:
                 names = json.loads(self._parameters.caseNames) | {str(start.run.folder): start.names}
                 self._view.refresh()
-                self._set(run=str(start.run.folder), caseNames=json.dumps(names), name=nextName(self._parameters.name))
+                self._set(
+                    run=str(start.run.folder), caseNames=json.dumps(names), name=outcome.nextName(self._parameters.name)
+                )
         self.updateGui()
 
     def _chooseRun(self, folder):
@@ -534,13 +539,17 @@ class SimCVDTrainWidget(Panel):
 
     def onUse(self):
         with self._showingErrors("save"):
-            name = outcome.install(self._view.run.modelFolder)
+            folder = self._view.run.modelFolder
+            name, wished = outcome.install(folder), load_card(folder)["name"]
             self._choices = models.choices()
             with self._quietly():
                 self._fillModels()
             self.updateGui()
             self._openSegment(name)
-            self._say("save", _("The model {name} is on the list in SimCVD Segment.").format(name=name))
+            sentence = _("The model {name} is on the list in SimCVD Segment.")
+            if name != wished:
+                sentence = _("There is another model {wished} already: this one is {name} in SimCVD Segment.")
+            self._say("save", sentence.format(name=name, wished=wished))
 
     def onSaveCsv(self):
         self._save("csv", _("Save the figures"), _("Table (*.csv)"))
@@ -708,6 +717,9 @@ class SimCVDTrainWidget(Panel):
         ui.leaveOutCheckBox.visible = self._canLeaveOut()
         ui.torchLabel.text = self._torch[1]
         ui.installTorchButton.visible = not self._torch[0]
+        if self._estimate is None and self._estimated not in (None, self._question()):
+            self._say("estimate", "")
+            self._estimated = None
         ready = self.logic.table.blocking() is None and (not p.startModel or self._usable(p.startModel))
         ui.estimateButton.text = _("Cancel") if self._estimate is not None else _("Estimate")
         ui.estimateButton.enabled = self._estimate is not None or (ready and self._start is None)
@@ -728,9 +740,13 @@ class SimCVDTrainWidget(Panel):
 
     def _diskText(self):
         place = Path(self.ui.runsFolderButton.directory)
-        while not place.exists() and place != place.parent:
-            place = place.parent
-        need, free = self.logic.table.diskNeed(self._spacing()), shutil.disk_usage(place).free
+        try:
+            while not place.exists() and place != place.parent:
+                place = place.parent
+            free = shutil.disk_usage(place).free
+        except OSError:  # a drive or a share that is not there now
+            return _("The folder for runs can't be reached; choose another.")
+        need = self.logic.table.diskNeed(self._spacing())
         text = _("The run needs about {need}, {free} are free.") if need < free else _("{need} needed, {free} free.")
         return text.format(need=bytesText(need), free=bytesText(free))
 
@@ -774,7 +790,7 @@ class SimCVDTrainWidget(Panel):
                 load_card(run.modelFolder)
                 names = json.loads(self._parameters.caseNames).get(judged, {})
                 self._outcome = outcome.Outcome(run, names)
-                self._set(table=self._outcome.table(self._parameters.table))
+                self._set(table=self._outcome.table())
 
 
 class SimCVDTrainLogic(ScriptedLoadableModuleLogic):
@@ -788,6 +804,7 @@ class SimCVDTrainLogic(ScriptedLoadableModuleLogic):
         ScriptedLoadableModuleLogic.__init__(self)
         self._onCases = onCases
         self._table = None
+        self._seen = {}  # what was seen of files on disk, by which they are not read again at each visit
 
     def getParameterNode(self):
         return SimCVDTrainParameterNode(super().getParameterNode())
@@ -797,10 +814,15 @@ class SimCVDTrainLogic(ScriptedLoadableModuleLogic):
         """The list of cases of this scene, a cases.CaseTable."""
         if self._table is None:
             self._table = cases.CaseTable.load(self._onChange)
+            for row in self._table.rows:
+                row.seen = self._seen.get(caselook.filesOf(row)) if row.isOnDisk else None
         return self._table
 
     def forget(self):
         """The scene has changed: its list of cases is read anew."""
+        for row in self._table.rows if self._table is not None else ():
+            if row.isOnDisk and row.seen is not None:
+                self._seen[caselook.filesOf(row)] = row.seen
         self._table = None
 
     def _onChange(self):
@@ -825,11 +847,7 @@ class SimCVDTrainLogic(ScriptedLoadableModuleLogic):
     def outlineOf(self, row):
         """The segmentation node of a case; a new one with an empty segment where it has no outline."""
         if row.segmentation is None:
-            name = _("{volume} outline").format(volume=row.name)
-            names = self.table.segments() or [{"value": 1, "name": _("Structure"), "color": [0.87, 0.36, 0.33]}]
-            segments = [{"terminology": None, **segment} for segment in names]
-            node = nodes.newSegmentation(row.volume, segments, name)
-            self.table.setLabel(row, node, list(node.GetSegmentation().GetSegmentIDs()))
+            self.table.setLabel(row, newOutline(self.table, row))
         return row.segmentation
 
     def plan(
@@ -879,9 +897,11 @@ class SimCVDTrainLogic(ScriptedLoadableModuleLogic):
             wishes["augmentation"] = augmentation
         if model:
             folder = find_model(model)
-            if sentence := self.table.mismatch(load_card(folder)):
+            card = load_card(folder)
+            if sentence := self.table.mismatch(card):
                 raise SimCVDError(sentence)
             wishes["from_model"] = str(folder)
+            described |= self.table.otherStructure(card)
         elif segments := self.table.segments():  # of cases on disk nobody knows names: the training numbers them
             described["segments"] = segments
         if leaveOut:
@@ -942,12 +962,6 @@ class _WorkerJob:
         jobs.worker().cancel(self._id)
 
 
-def nextName(name):
-    """What to call the model after one of this name: my-model-2 after my-model."""
-    stem, _dash, number = name.rpartition("-")
-    return f"{stem}-{int(number) + 1}" if stem and number.isdecimal() else f"{name}-2"
-
-
 def settingsOf(text):
     """The wishes of create_run that a line such as "lambda=0.25 threads=4" means; raises SimCVDError."""
     wishes = {}
@@ -974,5 +988,5 @@ class SimCVDTrainTest(ScriptedLoadableModuleTest):
         logic = SimCVDTrainLogic()
         row = logic.addLabelledCase(volume, reference)
         self.assertEqual((row.role, logic.table.rows[-1]), ("labelled", row))
-        logic.table.remove(row)
+        logic.table.remove([row])
         self.delayDisplay(_("Test passed."))

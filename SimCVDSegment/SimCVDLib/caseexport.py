@@ -36,6 +36,7 @@ class Export:
         caseList: the path of cases.json.
         names: {case ID: name in the application}.
         notes: sentences about what had to be done to a label.
+        named: how many cases lie on disk and are only named in the list.
     """
 
     def __init__(self, table, folder, onChange=lambda: None, card=None):
@@ -46,6 +47,7 @@ class Export:
         self._table, self._card, self._onChange = table, card, onChange
         self._rows = [row for row in table.rows if row.role != cases.OUT]
         self.names = {row.id: row.name for row in self._rows}
+        self.named = sum(row.isOnDisk for row in self._rows)
         self._steps = None
         self._paths, self._made = [], False  # of what was written, and whether the folder was made here
         self._timer = qt.QTimer()

@@ -27,6 +27,26 @@ def loadCase(table, row):
     array = labels.array
     if not same_geometry(labels.geometry, scan.geometry, 0.01):
         array = resample_labels(Volume(array, labels.geometry), scan.geometry)
+    node = newOutline(table, row, volume) if not array.any() else _segmentation(table, row, volume, array)
+    role, row.label = row.role, None
+    table.setVolume(row, volume)
+    table.setLabel(row, node)
+    if row.role != role:  # a look at an outline that was to stay unseen is no reason to learn from it
+        table.setRole([row], role)
+
+
+def newOutline(table, row, volumeNode=None):
+    """A segmentation for the outline of a case, with an empty segment for each structure of the list.
+
+    volumeNode: its scan, where the case is not one of the scene yet.
+    """
+    names = table.segments() or [{"value": 1, "name": _("Structure"), "color": [0.87, 0.36, 0.33]}]
+    segments = [{"terminology": None, **segment} for segment in names]
+    return nodes.newSegmentation(volumeNode or row.volume, segments, _("{volume} outline").format(volume=row.name))
+
+
+def _segmentation(table, row, volume, array):
+    """The labels of a case as a segmentation, under the names that the list knows of their values."""
     node = nodes.newSegmentation(volume, [], _("{volume} outline").format(volume=row.name))
     named = {segment["value"]: segment for segment in table.segments()}
     for value in np.unique(array[array > 0]).tolist():
@@ -34,9 +54,7 @@ def loadCase(table, row):
         color = named[value]["color"] if value in named else COLORS[(value - 1) % len(COLORS)]
         identifier = node.GetSegmentation().AddEmptySegment("", name, color)
         nodes.writeSegment(node, identifier, array == value, volume)
-    row.label = None
-    table.setVolume(row, volume)
-    table.setLabel(row, node)
+    return node
 
 
 def _ijkToRas(geometry):

@@ -183,10 +183,17 @@ class CaseTable:
         return self._addFiles([(name, *files, LABELLED if files[1] else UNLABELLED) for name, files in _paired(found)])
 
     def addCaseList(self, path):
-        """Add the cases of a cases.json; returns the rows. Raises SimCVDError."""
+        """Add the cases of a cases.json; returns the rows. Raises SimCVDError.
+
+        Cases of a role that is not known here are left out, and what has no label is unlabelled.
+        """
         from simcvd.cases import read_cases
 
-        return self._addFiles([(case.id, case.image, case.label, case.role) for case in read_cases(path)])
+        found = []
+        for case in read_cases(path):
+            role = case.role if case.role in ROLES else OUT
+            found.append((case.id, case.image, case.label, role if case.label or role == OUT else UNLABELLED))
+        return self._addFiles(found)
 
     def _addFiles(self, found):
         known = {row.image for row in self.rows}
@@ -202,9 +209,9 @@ class CaseTable:
             self._onChange()
         return added
 
-    def remove(self, row):
-        """Take a case off the list; nodes and files stay."""
-        self.rows.remove(row)
+    def remove(self, rows):
+        """Take cases off the list; nodes and files stay."""
+        self.rows = [row for row in self.rows if row not in rows]
         self._onChange()
 
     def clear(self):
@@ -212,16 +219,20 @@ class CaseTable:
         self.rows = []
         self._onChange()
 
-    def setRole(self, row, role):
-        """Give a case another role; raises SimCVDError where that needs an outline it does not have."""
+    def setRole(self, rows, role):
+        """Give cases another role; raises SimCVDError where that needs an outline that one does not have: the others
+        have their role then all the same."""
         if role not in ROLES:
             raise ValueError(f"no role {role!r}")
-        if role in (LABELLED, VALIDATION) and not row.hasLabel:
-            raise SimCVDError(
-                _("{name} has no outline; give it one before it is labelled or measures.").format(name=row.name)
-            )
-        row.role = role
+        bare = [row for row in rows if role in (LABELLED, VALIDATION) and not row.hasLabel]
+        for row in rows:
+            if row not in bare:
+                row.role = role
         self._onChange()
+        if bare:
+            raise SimCVDError(
+                _("{name} has no outline; give it one before it is labelled or measures.").format(name=bare[0].name)
+            )
 
     def setLabel(self, row, segmentationNode, segmentIds=()):
         """Give a case of the scene an outline; None takes it away, and the case is unlabelled.
@@ -300,6 +311,21 @@ class CaseTable:
             "The number of structures is {known} in the model and {drawn} in the outlines; start from another model or "
             "from scratch."
         ).format(known=known, drawn=drawn)
+
+    def otherStructure(self, card):
+        """What a model that starts from that of a card is to say of its structure, where the outlines show another.
+
+        Names that nobody gave, as "Segment_1", are not taken for those of another structure; nor are several
+        structures, which `problems` tells the user of.
+        """
+        names = self.classNames()
+        if len(names) != 1 or len(card["segments"]) != 1 or re.fullmatch(r"(?i)segment[ _]?\d*", names[0]):
+            return {}
+        if names[0].casefold() == card["segments"][0]["name"].casefold():
+            return {}
+        told = _("Learned from the model {name} on, for another structure: {structure}.")
+        about = {"description": told.format(name=card["name"], structure=names[0])}
+        return {"segments": self.segments(), "scan_ml": None, **about}
 
     def values(self, card=None):
         """Label values by name in small letters; those of a model's card where it knows the same names."""
@@ -406,8 +432,17 @@ class CaseTable:
                 found.append(
                     _("{name} has no outline of: {missing}.").format(name=row.name, missing=", ".join(sorted(missing)))
                 )
+        if len(names) > 1 and any(row.label for row in self._outlined()):
+            found.append(_("In label files {pairs}.").format(pairs=_pairs(range(1, len(names) + 1), names)))
         if card and (sentence := self.mismatch(card)):
             found.append(sentence)
+        elif card and len(names) > 1 and not set(self.values()) <= {s["name"].casefold() for s in card["segments"]}:
+            theirs = [segment["name"] for segment in sorted(card["segments"], key=lambda s: s["value"])]
+            found.append(
+                _("The model's structures have other names: {pairs}; rename the segments where that is wrong.").format(
+                    pairs=_pairs(names, theirs)
+                )
+            )
         return found
 
     def incomplete(self):
@@ -620,11 +655,11 @@ def _measure(row):
 
 
 def _fileLabelWarnings(row):
-    if not row.seen["values"]:
+    if not row.seen.get("values"):
         return [_("The outline is empty.")]
-    if row.seen["outside"]:
+    if row.seen.get("outside"):
         return [_("The outline lies outside the image.")]
-    if row.seen["resampled"]:
+    if row.seen.get("resampled"):
         return [_("The outline has another grid than the image and will be resampled onto it.")]
     return []
 
@@ -652,6 +687,11 @@ def _modelWarnings(row, card):
             )
         )
     return found
+
+
+def _pairs(these, those):
+    """ "1 is taken for Core, 2 is taken for Wall"."""
+    return ", ".join(_("{this} is taken for {that}").format(this=a, that=b) for a, b in zip(these, those, strict=True))
 
 
 def _fingerprint(row):

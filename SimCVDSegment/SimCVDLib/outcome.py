@@ -10,11 +10,12 @@ import vtk
 from slicer.i18n import tr as _
 
 from simcvd.errors import SimCVDError
-from simcvd.files import atomic_path
+from simcvd.files import atomic_path, write_json
 from simcvd.models import CARD, load_card, model_folders
 from SimCVDLib.writing import writing
 
 FIGURES = ("dice", "hd95")  # percent and mm
+RUN = "SimCVD.Run"  # attribute of a table: the folder of the run whose figures it shows
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
@@ -47,6 +48,7 @@ class Outcome:
     def __init__(self, run, names=None):
         self.title = _("Model {name}").format(name=run.config["model"]["name"])
         self.start = run.config.get("from_model_name")
+        self._folder = str(run.folder)
         self._leftOut = run.how is not None
         self.rows = [
             {
@@ -59,10 +61,13 @@ class Outcome:
         ]
         self.sentence = self._sentence()
 
-    def table(self, tableNode=None):
-        """The figures as a vtkMRMLTableNode, the means in the last line; fills the given node or a new one."""
+    def table(self):
+        """The figures as a vtkMRMLTableNode, the means in the last line; the run's own in the scene, or a new one."""
+        made = slicer.util.getNodesByClass("vtkMRMLTableNode")
+        tableNode = next((node for node in made if node.GetAttribute(RUN) == self._folder), None)
         if tableNode is None:
             tableNode = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode", self.title)
+            tableNode.SetAttribute(RUN, self._folder)
         lines = [
             (scan, structure, self._pair(*figures[:2]), self._pair(*figures[2:]))
             for scan, structure, *figures in self._lines()
@@ -179,24 +184,24 @@ class Outcome:
 
 
 def install(folder):
-    """Copy a model folder to the user's models, under the name on its card, which is returned.
+    """Copy a model folder to the user's models; returns the name that it has there.
 
-    The same model again changes nothing. Raises SimCVDError, also where another model has that name.
+    That is the one on its card, or, where another model has that, the next that is free: my-model-2 after my-model.
+    The same model again changes nothing. Raises SimCVDError where it can't be copied.
     """
     card = load_card(folder)
     place = model_folders()[0] / card["name"]
-    if (place / CARD).is_file() and load_card(place)["sha256"] == card["sha256"]:
-        return card["name"]
-    if place.exists():
-        raise SimCVDError(
-            _("You have another model called {name}; delete it first, or train this one under another name.").format(
-                name=card["name"]
-            )
-        )
+    while place.exists():
+        if (place / CARD).is_file() and load_card(place)["sha256"] == card["sha256"]:
+            return place.name
+        place = place.with_name(nextName(place.name))
     temporary = place.with_name(f".{place.name}-new")
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.copytree(folder, temporary)
+        if place.name != card["name"]:
+            title = place.name if card["title"] == card["name"] else card["title"]
+            write_json(temporary / CARD, {**card, "name": place.name, "title": title})
         temporary.rename(place)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -205,7 +210,13 @@ def install(folder):
                 place=place, reason=error.strerror or error
             )
         ) from error
-    return card["name"]
+    return place.name
+
+
+def nextName(name):
+    """What to call a model after one of this name: my-model-2 after my-model."""
+    stem, _dash, number = name.rpartition("-")
+    return f"{stem}-{int(number) + 1}" if stem and number.isdecimal() else f"{name}-2"
 
 
 def _mean(rows, when, figure):

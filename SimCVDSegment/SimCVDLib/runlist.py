@@ -5,7 +5,9 @@ import re
 from pathlib import Path
 
 import qt
+from slicer.i18n import tr as _
 
+from simcvd.errors import SimCVDError
 from simcvd.files import DEVICE_NAME
 
 SETTINGS = "SimCVD/runs"
@@ -23,14 +25,21 @@ def setRunsFolder(folder):
 
 
 def freeFolder(name, parent=None):
-    """A folder for a new run of this name that is not there yet."""
+    """A folder for a new run of this name that is not there yet; raises SimCVDError where none can be looked for."""
     parent = Path(parent or runsFolder())
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "run"
     if re.match(DEVICE_NAME, plain):
         plain = f"run-{plain}"
     folder, number = parent / plain, 2
-    while folder.exists():
-        folder, number = parent / f"{plain}-{number}", number + 1
+    try:
+        while folder.exists():
+            folder, number = parent / f"{plain}-{number}", number + 1
+    except OSError as error:
+        raise SimCVDError(
+            _("{folder} can't be reached ({reason}); choose another folder for the runs.").format(
+                folder=parent, reason=error.strerror or error
+            )
+        ) from error
     return folder
 
 

@@ -5,6 +5,7 @@ ends, however it ends; what it is to do is written into its control file. So a r
 scene and, where the user wants it, the application.
 """
 
+import logging
 import os
 import shutil
 import subprocess
@@ -60,13 +61,20 @@ def attach(folder):
 def stopAtQuit():
     """Ask every run that this application has started to stop with a checkpoint, unless it stays; returns at once."""
     for folder, process in list(_started.items()):
-        run = Run(folder)
-        if process.poll() is None and not run.staysAfterQuit and run.folder.is_dir():
-            run.stop()
+        try:
+            run = Run(folder)
+            # one that was told to end with its model does so, and is none to go on with
+            if process.poll() is None and not run.staysAfterQuit and run.wish != "finish" and run.folder.is_dir():
+                run.stop()
+        except (SimCVDError, OSError):  # a drive that is gone: the others are told all the same
+            logging.exception("SimCVD: a training could not be told to stop")
 
 
 def _isRun(folder):
-    return any((folder / name).is_file() for name in ("run.json", "plan.json"))
+    try:
+        return any((folder / name).is_file() for name in ("run.json", "plan.json"))
+    except OSError:  # it lies where nothing can be reached now
+        return False
 
 
 # --- one run

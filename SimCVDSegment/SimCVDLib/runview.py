@@ -229,7 +229,7 @@ class RunView:
         ui.pauseButton.enabled = there and (run.canPause or goesOn)
         ui.stopButton.enabled = there and run.canFinish
         ui.discardButton.enabled = ui.openFolderButton.enabled = ui.showChartButton.enabled = there
-        ui.keepRunningCheckBox.enabled = there and run.isAlive
+        ui.keepRunningCheckBox.enabled = there and run.isAlive and run.startedHere
         ui.keepRunningCheckBox.checked = there and run.staysAfterQuit
 
     def _showProgress(self):

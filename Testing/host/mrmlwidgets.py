@@ -242,8 +242,11 @@ class qMRMLNodeComboBox(SceneWidget, QtWidgets.QWidget):
     def setCurrentNodeID(self, nodeId):
         if self.mrmlScene() is None:
             self._pq_wanted = nodeId
-        else:
-            self._pq_select(nodeId if any(node.GetID() == nodeId for node in self.nodes()) else None)
+            return
+        before = self._pq_current
+        self._pq_select(nodeId if any(node.GetID() == nodeId for node in self.nodes()) else None)
+        if self._pq_current not in (None, before):  # the real one has Qt activate the entry, as a click does
+            self.nodeActivated.emit(self.currentNode())
 
     currentNodeID = Property(str, lambda self: self._pq_current or "", setCurrentNodeID)
 

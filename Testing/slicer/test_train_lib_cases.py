@@ -120,17 +120,17 @@ def test_roles_need_an_outline():
     (row,) = table.addVolumes()
     for role in (LABELLED, VALIDATION):
         with pytest.raises(SimCVDError, match="has no outline"):
-            table.setRole(row, role)
+            table.setRole([row], role)
     table.setLabel(row, outline(volume, labels))
     assert row.role == LABELLED
-    table.setRole(row, VALIDATION)
+    table.setRole([row], VALIDATION)
     table.setLabel(row, None)
     assert row.role == UNLABELLED
-    table.setRole(row, OUT)
+    table.setRole([row], OUT)
     empty = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode")
     with pytest.raises(SimCVDError, match="no outline yet"):
         table.setLabel(row, empty)
-    table.remove(row)
+    table.remove([row])
     assert table.rows == []
 
 
@@ -224,7 +224,7 @@ def test_what_is_odd_about_the_list():
     table.addVolumes([twin, scan(3)[0]])
     (same,) = [sentence for sentence in table.problems() if "same image" in sentence]
     assert "Scan0 and Twin" in same
-    table.setRole(table.rows[1], OUT)
+    table.setRole([table.rows[1]], OUT)
     assert not any("same image" in sentence for sentence in table.problems())
     slicer.mrmlScene.RemoveNode(row.segmentation)
     assert "no outline any more" in table.blocking()
@@ -277,7 +277,7 @@ def test_the_export_is_lossless_and_names_nobody(tmp_path):
     for row in table.rows:
         row.volume.SetName(f"Doe^Jane^{row.name}")
         row.volume.SetAttribute("DICOM.PatientName", "Doe")
-    table.setRole(table.rows[2], OUT)
+    table.setRole([table.rows[2]], OUT)
     export = exported(table, tmp_path / "out")
     found = read_cases(export.caseList)
     assert [c.id for c in found] == ["case-001", "case-002", "case-004", "case-005"]
@@ -348,7 +348,7 @@ def test_cancelled_and_failed_exports_leave_nothing(tmp_path, monkeypatch):
     assert "left the scene" in export.error and not (tmp_path / "again").exists()
     with pytest.raises(SimCVDError, match="no longer in the scene"):
         caseexport.Export(table, tmp_path / "third").start()
-    table.remove(table.rows[-1])
+    table.remove([table.rows[-1]])
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").write_text("")
     export = caseexport.Export(table, tmp_path / "full")
@@ -442,7 +442,7 @@ def test_a_case_whose_label_can_not_be_read_leaves_no_scan_in_the_scene(tmp_path
 
 def test_shapes_and_disk_need():
     table = ballTable()
-    table.setRole(table.rows[0], OUT)
+    table.setRole([table.rows[0]], OUT)
     shapes = table.shapes()
     assert len(shapes) == 4 and shapes[0]["size"] == [32, 32, 16] and json.dumps(shapes)
     assert table.diskNeed([1, 1, 1], 2) > table.diskNeed([2, 2, 2], 2) > 0
@@ -540,7 +540,7 @@ def test_a_case_that_ends_the_process_does_not_keep_the_others(tmp_path, monkeyp
 
 def test_the_list_is_saved_with_the_scene(tmp_path):
     table = ballTable()
-    table.setRole(table.rows[3], OUT)
+    table.setRole([table.rows[3]], OUT)
     volume, _labels = scan(0)
     written(tmp_path / "in" / "p", "image.nrrd", slicer.util.arrayFromVolume(volume))
     slicer.mrmlScene.RemoveNode(volume)

@@ -55,7 +55,7 @@ def ended(process):
         os.kill(process, signal.SIGKILL)
 
 
-class TrainModuleTest(PanelTest):
+class TrainPanelTest(PanelTest):
     """One panel for all tests; each begins with an empty scene and no run."""
 
     def setUp(self):
@@ -164,6 +164,8 @@ class TrainModuleTest(PanelTest):
         ]
         return {line[0]: line[1:] for line in lines}
 
+
+class TrainModuleTest(TrainPanelTest):
     # --- cases
 
     def test_scans_of_the_scene_become_cases(self):

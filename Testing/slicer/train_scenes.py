@@ -49,7 +49,7 @@ def ballTable(labelled=2, unlabelled=2, validation=1, segments=ONE):
         else:
             row = table.addLabelledCase(volume, outline(volume, labels, segments))
             if number >= labelled:
-                table.setRole(row, cases.VALIDATION)
+                table.setRole([row], cases.VALIDATION)
     return table
 
 
