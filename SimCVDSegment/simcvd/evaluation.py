@@ -17,6 +17,7 @@ from simcvd.pictures import case_picture
 from simcvd.report import write_csv, write_html, write_json_report
 
 MASK = 255  # what many programs write for the inside of a mask
+MANY = 50  # labels of which the other side knows hardly any: gray values
 REPORT_FILES = ("report.csv", "report.json", "report.html")
 
 
@@ -89,8 +90,9 @@ def evaluate_pairs(
     for i, pair in enumerate(pairs):
         if progress:
             progress(i, len(pairs), pair.case)
-        truth = read_labels(pair.reference)
-        guess, note = _onto(truth.geometry, read_labels(pair.prediction))
+        truth, predicted = read_labels(pair.reference), read_labels(pair.prediction)
+        _check_labels(pair, truth.array, predicted.array)
+        guess, note = _onto(truth.geometry, predicted)
         truth.array, guess, renamed = _alike(truth.array, guess)
         found = compare_labels(truth.array, guess, truth.geometry.spacing, names)
         rows += [
@@ -103,6 +105,16 @@ def evaluate_pairs(
     if output is not None:
         _write_report(Path(output), rows, pictures, about or {}, notes)
     return rows
+
+
+def _check_labels(pair: Pair, truth: np.ndarray, predicted: np.ndarray) -> None:
+    """Raise EvaluationError where one side is no label map but a scan, of which hardly a value is on the other."""
+    for path, mine, its in ((pair.reference, truth, predicted), (pair.prediction, predicted, truth)):
+        labels = np.unique(mine[mine != 0])
+        if len(labels) > MANY and np.isin(labels, its).mean() < 0.1:
+            raise EvaluationError(
+                f"{path} looks like a scan, not like a label map: it has {len(labels)} values; give the outlines."
+            )
 
 
 def match_cases(reference: Path, prediction: Path) -> tuple[list[tuple[str, Path, Path]], list[str]]:
@@ -142,7 +154,10 @@ def _files(path: Path, kind: str) -> dict[str, Path]:
             choice = [(image_name(entry), entry)] if _is_volume(entry) else []
         for name, file in choice:
             if name in found:
-                raise EvaluationError(f"{path} holds two files for {name} ({found[name].name}, {file.name}); keep one.")
+                raise EvaluationError(
+                    f"{path} holds two files for {name} ({found[name].name}, {file.name}); name files instead of the "
+                    "folder, or keep results and scans in folders of their own."
+                )
             found[name] = file
     return found
 

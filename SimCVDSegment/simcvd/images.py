@@ -71,6 +71,15 @@ def _open_any_name() -> None:
             locale.setlocale(locale.LC_CTYPE, ".UTF-8")
 
 
+def _check_name(path: Path) -> None:
+    """Raise ImageError for a name that is no text, on which ITK would end the whole process."""
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        shown = str(path).encode("utf-8", "replace").decode()
+        raise ImageError(f"{shown} has letters in its path that can't be read here; rename it.") from None
+
+
 def odd_letters(path: Path) -> str:
     """What to add to a complaint on Windows, where letters beyond the system's own may be what is wrong."""
     strange = "".join(dict.fromkeys(c for c in str(path) if not c.isascii()))
@@ -87,6 +96,7 @@ def read_volume(path: str | os.PathLike, max_voxels: int = MAX_VOXELS) -> Volume
     is checked before any voxel is loaded.
     """
     path = Path(path)
+    _check_name(path)
     image = _read_series(path, max_voxels) if path.is_dir() else _read_file(path, max_voxels)
     volume = _to_volume(image, path)
     low, high = volume.array.min(), volume.array.max()
@@ -102,6 +112,7 @@ def read_geometry(path: str | os.PathLike) -> Geometry:
     path = Path(path)
     if path.is_dir():
         return read_volume(path).geometry
+    _check_name(path)
     if plain := _plain(path, MAX_VOXELS):
         return plain.geometry
     reader = _sitk().ImageFileReader()
@@ -147,6 +158,7 @@ def image_name(path: str | os.PathLike) -> str:
 
 def _read_file(path: Path, max_voxels: int, layers: bool = False):
     sitk = _sitk()
+    _check_name(path)
     if not path.is_file():
         raise ImageError(f"{path} does not exist; check the path.")
     if not os.access(path, os.R_OK):
@@ -245,6 +257,7 @@ def _check_header(reader, path: Path, max_voxels: int, layers: bool) -> None:
 def dicom_series(folder: Path) -> dict[str, tuple[str, ...]]:
     """The files of each DICOM series in a folder, in their order along it, by the UID of the series."""
     sitk = _sitk()
+    _check_name(folder)
     warnings = sitk.ProcessObject.GetGlobalWarningDisplay()
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     try:
@@ -428,6 +441,7 @@ def _placed(image, geometry: Geometry):
 
 def _write(path: str | os.PathLike, image) -> None:
     sitk = _sitk()
+    _check_name(Path(path))
     if not str(path).lower().endswith(WRITABLE):
         raise ImageError(f"{path} does not end in {', '.join(WRITABLE)}; choose one of these formats.")
     try:

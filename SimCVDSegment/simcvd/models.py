@@ -198,6 +198,10 @@ def find_model(name_or_path: str | os.PathLike) -> Path:
                 return place / name
     if name and _is_model(Path(name)):
         return Path(name)
+    if name and (Path(name) / "run.json").is_file():
+        model = Path(name) / "model"
+        hint = f"its model is {model}" if _is_model(model) else "it has no model before it ends"
+        raise ModelError(f"{name} is a run, not a model; {hint}.")
     raise ModelError(f"There is no model {name!r}; {_names_there_are()}.")
 
 
@@ -272,21 +276,29 @@ def export_model(name_or_path: str | os.PathLike, zip_path: str | os.PathLike, o
         raise ModelError(f"{zip_path} can't be written ({e.strerror or e}); choose another place.") from e
 
 
-def import_model(zip_path: str | os.PathLike, overwrite: bool = False) -> Path:
-    """Unpack a model from a zip file into the user's folder and return where it lies, named as its card says.
+def import_model(zip_path: str | os.PathLike, overwrite: bool = False, name: str | None = None) -> Path:
+    """Unpack a model from a zip file into the user's folder and return where it lies, named as its card or `name` says.
 
     Accepted are a card and weights, at the top or in one folder, of at most MAX_BYTES unpacked, and nothing else.
     Raises ModelError, and leaves nothing behind then.
     """
+    if name is not None and not is_name(name):
+        raise ModelError(f"A model can't be called {name!r}; take letters, digits, dots, dashes and underscores.")
     try:
         with zipfile.ZipFile(zip_path) as archive, tempfile.TemporaryDirectory() as scratch:
             members = _members(archive, Path(zip_path).name)
             _unpack(archive, {CARD: members[CARD]}, Path(scratch))
             card = _read_card(Path(scratch) / CARD, f"The model card in {zip_path}")
-            folder = _user_folder() / card["name"]
+            folder = _user_folder() / (name or card["name"])
+            if _is_model_named(model_folders()[1], folder.name) and not overwrite:
+                raise ModelError(
+                    f"A model {folder.name} came with SimCVD; this one would hide it: give it another name (--name)."
+                )
             with _new_folder(folder, overwrite) as temporary:
                 _unpack(archive, members, temporary)
                 _read_weights(temporary / WEIGHTS, card, f"The weights in {zip_path}")
+                if name:
+                    write_json(temporary / CARD, {**read_json(temporary / CARD), "name": name})
     except (OSError, zipfile.BadZipFile, zlib.error, EOFError) as e:
         raise ModelError(f"{zip_path} can't be read as a zip file ({e}); get it again.") from e
     return folder
@@ -330,8 +342,8 @@ def _unpack(archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], folde
 def _new_folder(folder: Path, overwrite: bool) -> Iterator[Path]:
     """Give a temporary folder beside `folder`, to be filled; it becomes `folder` on success and vanishes on failure."""
     if folder.exists() and not (overwrite and _is_model(folder)):
-        hint = "allow overwriting (--overwrite) or choose another name" if _is_model(folder) else "choose another name"
-        raise ModelError(f"{folder} exists already; {hint}.")
+        allow = "allow overwriting (--overwrite) or " if _is_model(folder) else ""
+        raise ModelError(f"{folder} exists already; {allow}choose another name (--name).")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from simcvd import models
 from simcvd.cases import write_cases
 from simcvd.cli import main
 from simcvd.commands import segment
-from simcvd.commands.console import Console
+from simcvd.commands.console import Console, stopping_at_sigterm
 from simcvd.commands.demo import Scale, tell
 from simcvd.commands.train import DESTINATION
 from simcvd.events import read_events
@@ -238,7 +239,60 @@ def test_ctrl_c_tells_what_is_done_what_failed_and_what_is_left(monkeypatch, cap
     assert main(["segment", *scans, "--model", "tiny", "--output", "out"]) == 130
     said = capsys.readouterr().err
     assert "broken failed" in said
-    assert "stopped; 1 of 4 scans are done; segment the others to go on: 'my scan.nrrd' last.nrrd" in said
+    assert "stopped; 1 of 4 scans are done; the same command with --skip-existing goes on" in said
+    monkeypatch.setattr(segment, "read_volume", read_volume)
+    assert main(["segment", *scans, "--model", "tiny", "--output", "out", "--skip-existing"]) == 1
+    said = capsys.readouterr()
+    assert "1 of 4 scans have their results already." in said.out and "2 of 3 scans segmented" in said.out
+    assert "broken failed" in said.err and len(list(Path("out").glob("*.seg.nrrd"))) == 3
+
+
+def test_sigterm_stops_as_ctrl_c_does():
+    with pytest.raises(KeyboardInterrupt), stopping_at_sigterm():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_maps_of_a_replaced_result_do_not_stay_beside_the_new_one():
+    save_tiny_model()
+    save_scan("scan.nrrd")
+    argv = ["segment", "scan.nrrd", "--model", "tiny", "--output", "out"]
+    assert main([*argv, "--probability", "--uncertainty"]) == 0
+    Path("out/scan.notes.nrrd").write_text("mine")
+    assert main([*argv, "--probability", "--offset", "1", "--overwrite"]) == 0
+    kept = {"scan.seg.nrrd", "scan.sdm.nrrd", "scan.probability.nrrd", "scan.notes.nrrd"}
+    assert {p.name for p in Path("out").iterdir()} == kept
+
+
+@pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin", reason="names are text there")
+def test_a_name_that_is_no_text_fails_alone(capsys):
+    save_tiny_model()
+    for name in ("a.nrrd", "z.nrrd"):
+        save_scan(name)
+    Path("a.nrrd").rename(os.fsdecode(b"lat\xe4.nrrd"))
+    assert main(["segment", ".", "--model", "tiny", "--output", "out"]) == 1
+    said = capsys.readouterr()
+    assert "1 of 2 scans segmented" in said.out and "can't be read here; rename it" in said.err
+
+
+def test_segment_is_no_work_for_torchrun(monkeypatch, capsys):
+    save_tiny_model()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["segment", "scan.nrrd", "--model", "tiny", "--output", "out"]) == 2
+    assert "without torchrun" in one_sentence(capsys)
+
+
+def test_a_run_is_no_model(capsys):
+    save_scan("scan.nrrd")
+    Path("run").mkdir()
+    Path("run/run.json").write_text("{}")
+    assert main(["segment", "scan.nrrd", "--model", "run", "--output", "out"]) == 2
+    assert "is a run, not a model; it has no model before it ends" in one_sentence(capsys)
+    save_tiny_model()
+    shutil.copytree(models.model_folders()[0] / "tiny", "run/model")
+    assert main(["segment", "scan.nrrd", "--model", "run", "--output", "out"]) == 2
+    assert f"its model is {Path('run/model')}" in one_sentence(capsys)
 
 
 @pytest.mark.parametrize("command", ["evaluate", "train"])
@@ -485,6 +539,15 @@ def test_ctrl_c_leaves_a_run_that_goes_on(capsys):
     assert main(["train", "run"]) == 0
     assert f"from iteration {stopped['iteration']} on" in capsys.readouterr().out
     assert models.load_card("run/model")["training"]["iterations"] == 60
+
+
+def test_a_batch_that_processes_can_not_share_is_told_before_anything_is_prepared(monkeypatch, capsys):
+    write_cases("cases.json", ball_cases(Path("balls")))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    argv = ["train", "cases.json", "--output", "run", "--minutes", "1", *SMALL[2:]]
+    assert main(argv) == 2
+    assert "give --batch 4,4" in one_sentence(capsys)
+    assert not Path("run").exists()
 
 
 def test_torchrun_starts_two_processes_of_one_run():

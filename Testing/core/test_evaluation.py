@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from simcvd.errors import SimCVDError
-from simcvd.evaluation import REPORT_FILES, evaluate, match_cases
+from simcvd.evaluation import REPORT_FILES, EvaluationError, evaluate, match_cases
 from simcvd.metrics import compare
 
 sitk = pytest.importorskip("SimpleITK")
@@ -112,6 +112,18 @@ def test_a_mask_that_is_255_inside_is_scored_against_one_that_is_1_and_says_so(t
     (row,) = evaluate(tmp_path / "a.nrrd", tmp_path / "b.nrrd", None, names={1: "Left atrium"})
     assert row["dice"] == compare(ball(5), ball(4), SPACING)["dice"] and row["label"] == "Left atrium"
     assert f"the {'reference' if theirs == 255 else 'prediction'}'s value 255 was taken for 1" in row["note"]
+
+
+def test_a_scan_in_place_of_a_label_map_is_refused(tmp_path):
+    save(tmp_path / "labels.nrrd", ball(5.0).astype(np.uint8))
+    scan = np.random.default_rng(0).integers(0, 900, ball(5.0).shape).astype(np.int16)
+    save(tmp_path / "scan.nrrd", scan)
+    for reference, prediction in (("scan", "labels"), ("labels", "scan")):
+        with pytest.raises(EvaluationError, match=r"scan\.nrrd looks like a scan"):
+            evaluate(tmp_path / f"{reference}.nrrd", tmp_path / f"{prediction}.nrrd", None)
+    many = np.minimum(scan, 120)  # as many structures as that are no scan where the other side knows them
+    save(tmp_path / "many.nrrd", many)
+    assert len(evaluate(tmp_path / "many.nrrd", tmp_path / "many.nrrd", None)) == 120
 
 
 def test_other_values_are_other_structures(tmp_path):

@@ -439,6 +439,22 @@ class TestZip:
             import_model(tmp_path / "la.zip")
         assert import_model(tmp_path / "la.zip", overwrite=True) == model
 
+    def test_it_may_have_another_name_here(self, model, tmp_path):
+        export_model(model, tmp_path / "la.zip")
+        assert import_model(tmp_path / "la.zip", name="theirs") == model.with_name("theirs")
+        assert load_card(model.with_name("theirs"))["name"] == "theirs"
+        assert load_weights(model.with_name("theirs"), load_card(model.with_name("theirs")))
+        with pytest.raises(ModelError, match="can't be called"):
+            import_model(tmp_path / "la.zip", name="../theirs")
+
+    def test_a_model_that_came_with_simcvd_is_not_hidden_unasked(self, model, tmp_path):
+        export_model(model, tmp_path / "la.zip")
+        delete_model("left-atrium")
+        save_model(tmp_path / "shipped" / "left-atrium", CARD, arrays())
+        with pytest.raises(ModelError, match=r"this one would hide it: give it another name \(--name\)"):
+            import_model(tmp_path / "la.zip")
+        assert import_model(tmp_path / "la.zip", overwrite=True) == model
+
     def test_a_damaged_model_is_not_exported(self, model, tmp_path):
         (model / "weights.npz").write_bytes(b"x")
         with pytest.raises(ModelError, match="damaged"):

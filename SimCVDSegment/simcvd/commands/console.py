@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+
+from ..errors import SimCVDError
 
 INTERRUPTED = 130  # exit code of a command that Ctrl+C stopped, as shells expect it
 EVERY_SECONDS = 30  # between two lines of progress where there is no terminal
@@ -19,6 +24,30 @@ _SMALLEST_STEP = 0.1  # seconds between two drawings of the bar
 
 class Interrupted(Exception):  # noqa: N818 - nothing went wrong
     """Ctrl+C was obeyed; the message says how to go on."""
+
+
+def check_alone(command: str) -> None:
+    """Raise SimCVDError where torchrun started a command that would do everything in each of its processes."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise SimCVDError(f"{command} runs in one process; start it without torchrun.")
+
+
+@contextlib.contextmanager
+def stopping_at_sigterm() -> Iterator[None]:
+    """Take SIGTERM, with which a queue or a shutdown ends a process, for Ctrl+C meanwhile."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _printable(text: str) -> str:
+    """A text in which names that are none, as files of other systems have them, can be printed."""
+    return text.encode("utf-8", "replace").decode()
 
 
 class Console:
@@ -37,12 +66,12 @@ class Console:
         """A line for people on stdout."""
         if not self.machine:
             self.clear()
-            print(text, flush=True)
+            print(_printable(text), flush=True)
 
     def warn(self, text: str) -> None:
         """A line on stderr, for machines too."""
         self.clear()
-        print(f"simcvd: {text}", file=sys.stderr, flush=True)
+        print(_printable(f"simcvd: {text}"), file=sys.stderr, flush=True)
 
     def result(self, value) -> None:
         """One line of JSON on stdout, when machines listen."""

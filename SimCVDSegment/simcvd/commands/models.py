@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name in ("import", "export"):
         parsers[name].add_argument("zip", type=Path, help="the zip file")
     parsers["import"].add_argument("--overwrite", action="store_true", help="replace your model of the same name")
+    parsers["import"].add_argument("--name", help="what to call it here (default: as its card says)")
     for each in parsers.values():
         each.add_argument("--json", action="store_true", help="print one JSON value and nothing else")
 
@@ -74,7 +75,7 @@ def _show(args: argparse.Namespace, console: Console) -> int:
 
 
 def _import(args: argparse.Namespace, console: Console) -> int:
-    folder = models.import_model(args.zip, args.overwrite)
+    folder = models.import_model(args.zip, args.overwrite, args.name)
     console.result({"name": folder.name, "folder": str(folder)})
     console.say(f"Imported {folder.name}; use it with: simcvd segment SCAN --model {folder.name} --output out")
     return 0

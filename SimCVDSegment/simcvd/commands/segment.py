@@ -13,7 +13,7 @@ from ..models import find_model, load_card
 from ..pytorch import check_torch
 from ..scans import find_scans
 from .arguments import results_folder
-from .console import Console, Interrupted, pasted
+from .console import Console, Interrupted, check_alone, stopping_at_sigterm
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -65,19 +65,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "the results lie where the header says",
     )
     parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute")
-    parser.add_argument("--windows", action="store_true", help="published sliding windows in place of one pass: slow")
-    parser.add_argument("--overwrite", action="store_true", help="replace results that are there")
+    parser.add_argument(
+        "--windows", action="store_true", help="windows of the model's crop, as in training, in place of one pass"
+    )
+    there = parser.add_mutually_exclusive_group()
+    there.add_argument("--overwrite", action="store_true", help="replace results that are there")
+    there.add_argument(
+        "--skip-existing", action="store_true", help="leave out scans whose results are there, as after an interruption"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
 
 
 def run(args: argparse.Namespace) -> int:
     """Segment everything; 1 when some of the scans failed."""
     check_torch()
+    check_alone("segment")
     console = Console(args.json)
     scans = find_scans(args.input)
     model = find_model(args.model)
     card = load_card(model)
     outputs = {name: _outputs(args.output, name, card, args) for name, _ in scans}
+    if args.skip_existing:
+        left = [(name, path) for name, path in scans if not all(file.exists() for file in outputs[name].values())]
+        console.say(f"{len(scans) - len(left)} of {len(scans)} scans have their results already.")
+        scans, outputs = left, {name: outputs[name] for name, _ in left}
     if not args.overwrite:
         refuse_existing(file for files in outputs.values() for file in files.values())
 
@@ -96,12 +107,23 @@ def run(args: argparse.Namespace) -> int:
     )
     check(settings)
     args.output.mkdir(parents=True, exist_ok=True)
-    done, failed = segment_scans(segmenter, scans, outputs, settings, console)
+    with stopping_at_sigterm():
+        done, failed = segment_scans(segmenter, scans, outputs, settings, console)
+    if args.overwrite:
+        _remove_old_maps(args.output, [report["name"] for report in done], card, outputs)
     console.result({"model": card["name"], "scans": done, "failed": failed})
     where = f"; the results are in {args.output}" if done else ""
     console.say(f"{len(done)} of {len(scans)} scans segmented{where}.")
     _tell_failed(failed, console)
     return 1 if failed else 0
+
+
+def _remove_old_maps(folder: Path, names: Sequence[str], card: dict, outputs: dict[str, dict[str, Path]]) -> None:
+    """Remove the maps of earlier results that were not asked for again: they belong to what was replaced."""
+    for name in names:
+        for file in outputs_for(folder, name, card, True, True, True).values():
+            if file not in outputs[name].values():
+                file.unlink(missing_ok=True)
 
 
 def _tell_failed(failed: Sequence[dict], console: Console) -> None:
@@ -114,7 +136,7 @@ def segment_scans(
 ) -> tuple[list[dict], list[dict]]:
     """Segment scans (name, path) into their output files; what was done, and what failed with the reason.
 
-    Raises Interrupted at Ctrl+C, naming the scans that are left.
+    Raises Interrupted at Ctrl+C, which says how to go on.
     """
     done, failed = [], []
     for i, (name, path) in enumerate(scans):
@@ -132,9 +154,8 @@ def segment_scans(
         except KeyboardInterrupt:
             console.finish()
             _tell_failed(failed, console)
-            left = pasted(str(p) for _, p in scans[i:])
             raise Interrupted(
-                f"{len(done)} of {len(scans)} scans are done; segment the others to go on: {left}"
+                f"{len(done)} of {len(scans)} scans are done; the same command with --skip-existing goes on"
             ) from None
         report = _report(name, path, result, outputs[name], segmenter.card)
         done.append(report)

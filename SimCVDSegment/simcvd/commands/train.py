@@ -59,7 +59,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recipe", choices=RECIPES, help="default: short with --minutes, else published")
     parser.add_argument("--labelled", type=_count, metavar="N", help="labelled cases of a folder: the first N")
     parser.add_argument("--validation", type=_count, metavar="N", help="validation cases of a folder: the last N")
-    parser.add_argument("--spacing", type=_spacing, metavar="MM", help="of the model's grid, such as 0.625 or 1,1,3")
+    parser.add_argument(
+        "--spacing",
+        type=_spacing,
+        metavar="MM",
+        help="of the model's grid, such as 1.25 or 1,1,3; default: of the model to start from, else 0.625, which was "
+        "published for the left atrium: say what suits your scans",
+    )
     parser.add_argument("--from-model", metavar="NAME", help="model (or its folder) to start from")
     parser.add_argument("--name", help="name of the new model")
     parser.add_argument("--model-card", type=Path, metavar="FILE", help="JSON with title, segments, licence ... of it")
@@ -247,8 +253,9 @@ def create(args: argparse.Namespace, console: Console) -> None:
     def tell(done: int, total: int, case: str) -> None:
         console.progress(done / total, f"preparing {case}")
 
+    shared = {"cache": args.cache, "processes": int(os.environ.get("WORLD_SIZE", "1"))}
     try:
-        create_run(args.output, cases, method, spacing, args.recipe, wishes, cache=args.cache, progress=tell)
+        create_run(args.output, cases, method, spacing, args.recipe, wishes, progress=tell, **shared)
     except KeyboardInterrupt:
         raise Interrupted("what is prepared is kept; the same command goes on") from None
     console.finish()
@@ -358,7 +365,8 @@ class Narrator:
     def _done(self, e: dict) -> None:
         measured = f" ({_figures(e)}{', leave-one-out' if 'how' in e else ''})" if "dice" in e else ""
         model = self.folder / e["model"]
-        self.console.say(f"Done: the model is in {model}{measured}. Use it: simcvd segment SCAN --model {model} ...")
+        use = pasted(["simcvd", "segment", "SCAN", "--model", str(model)])
+        self.console.say(f"Done: the model is in {model}{measured}. Use it: {use} ...")
 
 
 def plan_from(args: argparse.Namespace) -> tuple[str, list[float] | None, dict]:
@@ -477,7 +485,9 @@ def _wait_for(folder: Path) -> None:
 
 
 def _going_on(folder: Path) -> str:
-    return pasted(["simcvd", "train", str(folder)])
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    start = ["torchrun", "--nproc-per-node", str(processes), "-m"] if processes > 1 else []
+    return pasted([*start, "simcvd", "train", str(folder)])
 
 
 def _figures(e: dict) -> str:

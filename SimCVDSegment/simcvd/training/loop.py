@@ -32,7 +32,7 @@ from .methods.staged import FINE_TUNING
 from .optimiser import learning_rate, make_optimiser
 from .run_folder import RunFolder, TrainingError
 from .sampling import Crop, TrainingCase, TwoStreamSampler, random_crop
-from .setup import card_of
+from .setup import card_of, check_share
 from .validation import predict_cases, predict_probabilities, validate
 
 FEWEST_STEPS = 10  # of a training that is planned in minutes
@@ -142,14 +142,7 @@ class Trainer:
         return self.config.get("leave_one_out", False)  # runs of earlier versions don't say
 
     def _check_share(self) -> None:
-        batch = self.config["batch"]
-        if self.config["settings"].get("halve"):
-            batch = [*batch, *(max(1, n // 2) for n in batch if n)]
-        if any(n % distributed.world_size() for n in batch):
-            raise TrainingError(
-                f"A batch of {self.config['batch']} (or half of it, with halve) can't be shared evenly by "
-                f"{distributed.world_size()} processes; start as many as divide it."
-            )
+        check_share(self.config, distributed.world_size())
         if self._leaves_out and distributed.world_size() > 1:
             raise TrainingError("Leave-one-out works in one process only; start it without torchrun.")
 

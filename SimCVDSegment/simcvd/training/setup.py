@@ -47,6 +47,7 @@ def create_run(
     wishes: dict | None = None,
     cache: str | os.PathLike | None = None,
     progress: Callable[[int, int, str], None] | None = None,
+    processes: int = 1,
 ) -> tuple[RunFolder, list[str]]:
     """Check and prepare the cases, settle every setting and write run.json.
 
@@ -56,6 +57,7 @@ def create_run(
         wishes: settings that stand above the recipe's, among them "settings" of the method, "optimiser",
             "network" (n_filters and dropout, for a model from scratch) and "model" (what its card says).
         cache: folder for prepared cases, so that runs share them; by default within the run folder.
+        processes: in which the run is to be started, between which a batch is shared.
 
     Returns:
         The run folder and warnings about the cases.
@@ -68,6 +70,7 @@ def create_run(
     warnings = check_cases(cases)
     n_classes = count_classes(cases)
     config = settle(method, spacing, recipe_name, wishes, n_classes)
+    check_share(config, processes)
     if config["leave_one_out"]:
         _check_folds(cases)
     folder = Path(cache) if cache else Path(path) / "cases"
@@ -184,6 +187,18 @@ def _grid(config: dict, spacing: Sequence[float] | None, n_classes: int, wishes:
         "network": {"kind": "vnet", "in_channels": 1, "n_filters": 16, **network, "n_classes": n_classes},
         "model": {"name": "own-model", "version": "1", "segments": segments, **model},
     }
+
+
+def check_share(config: dict, processes: int) -> None:
+    """Raise TrainingError for a batch that so many processes can't share evenly."""
+    batch, halve = config["batch"], bool(config["settings"].get("halve"))
+    shared = [*batch, *(max(1, n // 2) for n in batch if n)] if halve else batch
+    if any(n % processes for n in shared):
+        fits = ",".join(str(processes * (1 + halve)) if n else "0" for n in batch)
+        half = ", of which half is taken later (halve)," if halve else ""
+        raise TrainingError(
+            f"{processes} processes can't share a batch of {batch[0]},{batch[1]}{half} evenly; give --batch {fits}."
+        )
 
 
 def _check_batch(config: dict, has_unlabelled: bool) -> None:
