@@ -114,6 +114,12 @@ def average(numbers: Iterable[float | None]) -> float | None:
     return sum(there) / len(there) if there else None
 
 
+def no_test(card: dict, cases: Iterable[str]) -> str:
+    """After a space, a sentence where a model has learned from labels of cases that it is scored on, else nothing."""
+    learned = sorted({*card.get("training", {}).get("labelled", [])} & {*cases})
+    return f" **The model learned from the labels of {', '.join(learned)}**: no test for it." if learned else ""
+
+
 def dice_of(scores: dict) -> float:
     """Dice of a row of simcvd.metrics for a mean over cases: nothing found where there is something counts as 0."""
     return scores["dice"] or 0.0

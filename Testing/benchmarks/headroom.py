@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from changes import Scan
-from common import average, case_folders, machine, parser_of_model_and_cases, publish, shown, table
+from common import average, case_folders, machine, no_test, parser_of_model_and_cases, publish, shown, table
 from scipy import ndimage
 
 from simcvd.grid import Grid, normalise
@@ -171,7 +171,8 @@ def page(segmenter: Segmenter, cases: Sequence[dict]) -> list[str]:
     return [
         "# Headroom",
         "",
-        f"Model {card['name']} {card['version']} at {segmenter.spacing[0]:g} mm, {len(cases)} cases ({which}).",
+        f"Model {card['name']} {card['version']} at {segmenter.spacing[0]:g} mm, {len(cases)} cases ({which})."
+        + no_test(card, [case["name"] for case in cases]),
         "",
         "## What the grid allows",
         "",

@@ -33,7 +33,18 @@ from changes import (
     with_gamma,
     with_noise,
 )
-from common import NOTHING, average, case_folders, dice_of, machine, parser_of_model_and_cases, publish, shown, table
+from common import (
+    NOTHING,
+    average,
+    case_folders,
+    dice_of,
+    machine,
+    no_test,
+    parser_of_model_and_cases,
+    publish,
+    shown,
+    table,
+)
 
 from simcvd.grid import same_geometry
 from simcvd.metrics import compare
@@ -157,7 +168,8 @@ def page(segmenter: Segmenter, cases: Sequence[dict[str, dict]], chest: dict[str
         "# Robustness",
         "",
         f"Model {card['name']} {card['version']} at {segmenter.spacing[0]:g} mm, {len(names)} cases ({which})"
-        + (", only the largest part kept." if largest else "."),
+        + (", only the largest part kept." if largest else ".")
+        + no_test(card, names),
         "",
         f"Scale, offset and axis order change at most {usual} voxels of a case, {exact} in float32 (must be 0).",
         "",

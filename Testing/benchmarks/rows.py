@@ -30,6 +30,7 @@ FIGURES = {"dice": "Dice [%]", "jaccard": "Jaccard [%]", "hd95": "95HD [mm]", "a
 VOXEL_FIGURES = {"hd95_voxel": "95HD [voxel]", "asd_voxel": "ASD [voxel]"}
 ROLES = ("labelled", "unlabelled", "validation")
 SCORES = "scores.json"  # in a run folder: what la.py score found
+UNLABELLED = "unlabelled.json"  # and what unlabelled.py found
 KEPT_STEPS = 200
 UNKEPT = ("checkpoint", "preparing", "step")
 BESIDES = ("batch", "augmentation", "settle_batch_norm", "head_start", "normalisation")  # of a recipe
@@ -294,7 +295,7 @@ def points(run: Run, kind: str, against: str) -> list[tuple[float, dict]]:
 
 
 def keep(run: Run, folder: Path) -> None:
-    """Write run.json, a thinned events.jsonl and scores.json into folder/<run name>/ without paths of this machine."""
+    """Write run.json, a thinned events.jsonl and scores into folder/<run name>/ without paths of this machine."""
     target = folder / run.name
     if target.exists() and target.samefile(run.folder):
         raise SystemExit(f"{target} is the run itself; keep it in another folder.")
@@ -304,10 +305,11 @@ def keep(run: Run, folder: Path) -> None:
     with atomic_path(target / "events.jsonl") as temporary:
         lines = [json.dumps({k: without_paths(v) for k, v in event.items()}) + "\n" for event in thinned(run.events)]
         temporary.write_text("".join(lines), encoding="utf-8")
-    (target / SCORES).unlink(missing_ok=True)
-    if (run.folder / SCORES).is_file():
-        # a report of `simcvd evaluate` tells in "meta" where its files are
-        write_json(target / SCORES, {k: v for k, v in read_json(run.folder / SCORES).items() if k != "meta"})
+    for name in (SCORES, UNLABELLED):
+        (target / name).unlink(missing_ok=True)
+        if (run.folder / name).is_file():
+            # a report of `simcvd evaluate` tells in "meta" where its files are
+            write_json(target / name, {k: v for k, v in read_json(run.folder / name).items() if k != "meta"})
 
 
 def thinned(events: Sequence[dict]) -> list[dict]:

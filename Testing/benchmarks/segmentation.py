@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import machine, numbers_of_process, peak_memory, publish, shown, table
+from common import machine, no_test, numbers_of_process, peak_memory, publish, shown, table
 
 from simcvd.grid import Geometry, Grid, Volume, normalise
 from simcvd.images import read_labels, read_volume
@@ -91,7 +91,8 @@ def page(segmenter: Segmenter, rows: list[dict], peak: list[float] | None) -> li
     lines = [
         "# Segmentation",
         "",
-        f"Model {segmenter.card['name']} {segmenter.card['version']} at {segmenter.spacing[0]} mm.",
+        f"Model {segmenter.card['name']} {segmenter.card['version']} at {segmenter.spacing[0]} mm."
+        + no_test(segmenter.card, [row["case"] for row in rows]),
         "",
         f"* **{ratio:.0f} times faster** (median) than the published windows in float32. Theirs is the network",
         f"  part alone, ours everything from the array in memory to labels and distance map: best of {REPEATS}, warm.",

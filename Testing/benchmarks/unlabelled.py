@@ -20,12 +20,11 @@ from pathlib import Path
 from common import NOTHING, case_folders, dice_of, machine, mean_gain, publish, shown, table
 from la import PARTS, mean_scores, score
 from methods import BASE
-from rows import Run, read_runs, recipe_of
+from rows import UNLABELLED, Run, read_runs, recipe_of
 
 from simcvd.files import read_json, write_json
 from simcvd.segmentation import Segmenter
 
-SCORES = "unlabelled.json"
 FAILED = 80.0  # % Dice, our choice: a scan below it counts as one that the model has failed on
 HEADS = ("run", "labelled", "method", "seed", "steps", "scans", "kept", "Dice [%]", "median", f"below {FAILED:g}")
 HEADS += ("95HD [mm]",)
@@ -33,7 +32,7 @@ HEADS += ("95HD [mm]",)
 
 def scores_of(run: Run, data: Path) -> list[dict]:
     """The scores of its model on its unlabelled scans, a row for each scan and part; from its folder once taken."""
-    kept = run.folder / SCORES
+    kept = run.folder / UNLABELLED
     if kept.is_file():
         return read_json(kept)["rows"]
     wanted = {case["id"] for case in run.config["cases"] if case["role"] == "unlabelled"}

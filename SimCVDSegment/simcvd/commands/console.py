@@ -45,7 +45,7 @@ def stopping_at_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """A text in which names that are none, as files of other systems have them, can be printed."""
     return text.encode("utf-8", "replace").decode()
 
@@ -66,12 +66,12 @@ class Console:
         """A line for people on stdout."""
         if not self.machine:
             self.clear()
-            print(_printable(text), flush=True)
+            print(printable(text), flush=True)
 
     def warn(self, text: str) -> None:
         """A line on stderr, for machines too."""
         self.clear()
-        print(_printable(f"simcvd: {text}"), file=sys.stderr, flush=True)
+        print(printable(f"simcvd: {text}"), file=sys.stderr, flush=True)
 
     def result(self, value) -> None:
         """One line of JSON on stdout, when machines listen."""
@@ -106,12 +106,12 @@ class Console:
 
     def _show(self, fraction: float, text: str) -> None:
         if not self._bar:
-            print(f"{fraction:4.0%} {text}", file=sys.stderr, flush=True)
+            print(printable(f"{fraction:4.0%} {text}"), file=sys.stderr, flush=True)
             return
         full = round(BAR_WIDTH * fraction)
         line = f"[{'#' * full}{'.' * (BAR_WIDTH - full)}] {fraction:4.0%} {text}"
         line = line[: shutil.get_terminal_size().columns - 1]
-        print("\r" + line.ljust(self._width), end="", file=sys.stderr, flush=True)
+        print(printable("\r" + line.ljust(self._width)), end="", file=sys.stderr, flush=True)
         self._width = len(line)
 
 
