@@ -612,7 +612,7 @@ class SimCVDTrainWidget(Panel):
 
     def _onParameters(self, _caller=None, _event=None):
         """The state changed: bring the run and the panel in line with it."""
-        if not self._updating and self._parameters is not None and not slicer.mrmlScene.IsClosing():
+        if self._isAsked() and not slicer.mrmlScene.IsClosing():
             self._view.follow(self._parameters.run)
             self.updateGui()
 

@@ -80,7 +80,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     plan.add_argument("--minutes", type=_minutes, metavar="M", help="plan the steps to take so long")
     plan.add_argument("--patch", type=_patch, metavar="K,J,I", help="crop in voxels: slices, rows, columns")
     plan.add_argument("--batch", type=_batch, metavar="L,U", help="labelled and unlabelled crops of a step")
-    plan.add_argument("--seed", type=_count, metavar="N", help="the same seed gives the same model on one machine")
+    plan.add_argument(
+        "--seed",
+        type=_count,
+        metavar="N",
+        help="the same seed gives the same model on one machine, on a GPU up to rounding",
+    )
     plan.add_argument("--device", choices=DEVICES, help="where to compute")
     plan.add_argument("--precision", choices=PRECISIONS, help="of the network's arithmetic")
     plan.add_argument("--threads", type=_positive, metavar="N", help="of the CPU")

@@ -1,6 +1,6 @@
 """The run folder: what one training needs, says and leaves behind.
 
-run.json        the whole description; the same file gives the same model on the same machine
+run.json        the whole description; the same file gives the same model on the same machine (on a GPU up to rounding)
 events.jsonl    what happened, one JSON object a line (simcvd.events)
 log.txt         the same for people
 checkpoint.pt   everything needed to go on exactly
