@@ -65,7 +65,7 @@ def judged(before, after):
         for n, (old, new) in enumerate(zip(before, after, strict=True))
     ]
     config = {"model": {"name": "m", "segments": [{"value": 1, "name": "Ball"}]}, "from_model_name": "start"}
-    run = SimpleNamespace(config=config, how=None, comparison=lambda: rows, structureName={1: "Ball"}.get)
+    run = SimpleNamespace(folder="run", config=config, how=None, comparison=lambda: rows, structureName={1: "Ball"}.get)
     return outcome.Outcome(run, {"case-000": "Jane"})
 
 
