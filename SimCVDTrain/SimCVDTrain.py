@@ -486,8 +486,8 @@ class SimCVDTrainWidget(Panel):
         if not self._torchReady("estimate"):
             return
         with self._showingErrors("estimate"):
+            self._estimated = self._question()  # first: what is refused is said until something is changed
             self._estimate = self.logic.estimate(self._plan(), self._onEstimate)
-            self._estimated = self._question()
             self._say("estimate", _("Trying some steps; this takes about ten seconds..."))
         self.updateGui()
 
@@ -502,7 +502,7 @@ class SimCVDTrainWidget(Panel):
         """What an estimate depends on."""
         p = self._parameters
         plan = (p.startModel, p.minutes, p.device, p.method, p.augmentation, p.spacing, p.leaveOut, p.settings)
-        return plan, [(row.id, row.role, row.size) for row in self.logic.table.rows]
+        return plan, [(row.id, row.name, row.role) for row in self.logic.table.rows]
 
     def onStart(self):
         """Start the training, or stop before it has begun."""

@@ -227,6 +227,7 @@ class Corrections:
             self._begin(distance, now)
             if np.array_equal(now, self._mask()):
                 self._applied = UNTOUCHED
+                self._keepOriginal()
                 return True
             self._refine(self._applied)
             if np.array_equal(now, self._mask()):
@@ -235,6 +236,7 @@ class Corrections:
             self._beginAnew(now)
             return False
         self._begin(nodes.distanceOf(now, volume), now)
+        self._keepOriginal()
         return True
 
     def _begin(self, distance, now):
@@ -242,9 +244,14 @@ class Corrections:
         segmentation, volume = self._nodes()
         self._maps.keep("distance", self._segmentId, distance)
         self._refinement = Refinement(distance, volume.GetSpacing())
-        ownGrid = not nodes.sharesGrid(segmentation, self._segmentId, volume)
-        self._original = nodes.imageOf(segmentation, self._segmentId) if ownGrid else None
+        self._original = None
         self._findOthers(segmentation, volume, now)
+
+    def _keepOriginal(self):
+        """Keep what is on a grid of its own, finer than the scan's maybe: on the scan's it would not come back."""
+        segmentation, volume = self._nodes()
+        if not nodes.sharesGrid(segmentation, self._segmentId, volume):
+            self._original = nodes.imageOf(segmentation, self._segmentId)
 
     def _refine(self, state):
         return self._refinement.update(
@@ -457,7 +464,7 @@ class Corrections:
         if segmentation is None:
             return
         for segmentId in segmentation.GetSegmentation().GetSegmentIDs():
-            if isCorrected(segmentation, segmentId):
+            if isCorrected(segmentation, segmentId) or self._maps.isKept("distance", segmentId):
                 segmentation.SetAttribute(_EDITED + segmentId, "1")  # the same again tells nobody
 
     def _onSoon(self):

@@ -65,6 +65,10 @@ class Maps:
         """Whether there is a map of this kind ("distance", "modelDistance", "probability", "uncertainty")."""
         return self._node(kind, segmentId) is not None or self._inFiles(kind, segmentId)
 
+    def isKept(self, kind, segmentId):
+        """Whether a map is a volume node, which was shown or edited."""
+        return self._node(kind, segmentId) is not None
+
     def array(self, kind, segmentId):
         """The map of a segment, float32 (K, J, I), or None; distances in mm, the model's own from -1 to 1."""
         node = self._node(kind, segmentId)

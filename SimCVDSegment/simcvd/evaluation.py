@@ -17,7 +17,7 @@ from simcvd.pictures import case_picture
 from simcvd.report import write_csv, write_html, write_json_report
 
 MASK = 255  # what many programs write for the inside of a mask
-MANY = 50  # labels of which the other side knows hardly any: gray values
+MANY = 50  # labels: a scan has more values, and hardly two voxels of one value lie side by side in it
 REPORT_FILES = ("report.csv", "report.json", "report.html")
 
 
@@ -91,7 +91,8 @@ def evaluate_pairs(
         if progress:
             progress(i, len(pairs), pair.case)
         truth, predicted = read_labels(pair.reference), read_labels(pair.prediction)
-        _check_labels(pair, truth.array, predicted.array)
+        for path, labels in ((pair.reference, truth.array), (pair.prediction, predicted.array)):
+            _check_labels(path, labels)
         guess, note = _onto(truth.geometry, predicted)
         truth.array, guess, renamed = _alike(truth.array, guess)
         found = compare_labels(truth.array, guess, truth.geometry.spacing, names)
@@ -107,14 +108,14 @@ def evaluate_pairs(
     return rows
 
 
-def _check_labels(pair: Pair, truth: np.ndarray, predicted: np.ndarray) -> None:
-    """Raise EvaluationError where one side is no label map but a scan, of which hardly a value is on the other."""
-    for path, mine, its in ((pair.reference, truth, predicted), (pair.prediction, predicted, truth)):
-        labels = np.unique(mine[mine != 0])
-        if len(labels) > MANY and np.isin(labels, its).mean() < 0.1:
-            raise EvaluationError(
-                f"{path} looks like a scan, not like a label map: it has {len(labels)} values; give the outlines."
-            )
+def _check_labels(path: Path, labels: np.ndarray) -> None:
+    """Raise EvaluationError for a scan in place of a label map, by how rarely neighbours have the same value."""
+    count = len(np.unique(labels[labels != 0]))
+    here, beside = labels[..., :-1], labels[..., 1:]
+    if count > MANY and (here == beside)[here != 0].mean() < 0.5:
+        raise EvaluationError(
+            f"{path} looks like a scan, not like a label map: it has {count} values; give the outlines."
+        )
 
 
 def match_cases(reference: Path, prediction: Path) -> tuple[list[tuple[str, Path, Path]], list[str]]:

@@ -150,7 +150,7 @@ def test_whether_the_largest_part_is_kept_is_up_to_the_card_or_the_user(monkeypa
     save_scan("scan.nrrd")
     asked = []
 
-    def listen(segmenter, scans, outputs, settings, console):
+    def listen(segmenter, scans, outputs, settings, console, replaced):
         asked.append(settings.largest)
         return [], []
 
@@ -245,6 +245,24 @@ def test_ctrl_c_tells_what_is_done_what_failed_and_what_is_left(monkeypatch, cap
     said = capsys.readouterr()
     assert "1 of 4 scans have their results already." in said.out and "2 of 3 scans segmented" in said.out
     assert "broken failed" in said.err and len(list(Path("out").glob("*.seg.nrrd"))) == 3
+
+
+def test_ctrl_c_names_what_is_left_to_be_replaced(monkeypatch, capsys):
+    save_tiny_model()
+    for name in ("first.nrrd", "my scan.nrrd"):
+        save_scan(name)
+    argv = ["segment", "first.nrrd", "my scan.nrrd", "--model", "tiny", "--output", "out"]
+    assert main([*argv, "--uncertainty"]) == 0
+
+    def stop_at(path):
+        if path.name == "my scan.nrrd":
+            raise KeyboardInterrupt
+        return read_volume(path)
+
+    monkeypatch.setattr(segment, "read_volume", stop_at)
+    assert main([*argv, "--overwrite"]) == 130
+    assert "1 of 2 scans are done; segment the others to go on: 'my scan.nrrd'" in capsys.readouterr().err
+    assert [p.name for p in Path("out").glob("*.uncertainty.nrrd")] == ["my scan.uncertainty.nrrd"]
 
 
 def test_sigterm_stops_as_ctrl_c_does():

@@ -121,9 +121,11 @@ def test_a_scan_in_place_of_a_label_map_is_refused(tmp_path):
     for reference, prediction in (("scan", "labels"), ("labels", "scan")):
         with pytest.raises(EvaluationError, match=r"scan\.nrrd looks like a scan"):
             evaluate(tmp_path / f"{reference}.nrrd", tmp_path / f"{prediction}.nrrd", None)
-    many = np.minimum(scan, 120)  # as many structures as that are no scan where the other side knows them
-    save(tmp_path / "many.nrrd", many)
-    assert len(evaluate(tmp_path / "many.nrrd", tmp_path / "many.nrrd", None)) == 120
+    blocks = np.arange(1, 121).reshape(4, 5, 6).repeat(3, 0).repeat(6, 1).repeat(6, 2)  # many structures are no scan
+    save(tmp_path / "many.nrrd", blocks.astype(np.int16))
+    save(tmp_path / "one.nrrd", (blocks == 7).astype(np.uint8))
+    for name in ("many", "one"):
+        assert len(evaluate(tmp_path / "many.nrrd", tmp_path / f"{name}.nrrd", None)) == 120
 
 
 def test_other_values_are_other_structures(tmp_path):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import slicer
-from test_segment_module import SHAPE, TURNED, SegmentPanelTest, addScan, ball, dice, middle, nearest
+from test_segment_module import SHAPE, TURNED, SegmentPanelTest, addScan, ball, dice, middle, nearest, wait
 
 SEGMENT = {"value": 1, "name": "Structure", "color": [1, 0, 0], "terminology": None}
 
@@ -228,6 +228,22 @@ class SegmentPlacesTest(SegmentPanelTest):
         grown = self.mask(node, volume).sum()
         self.offset(0.0)
         self.assertTrue(grown > ball().sum() == self.mask(node, volume).sum())
+
+    def test_a_shown_distance_follows_edits_while_another_segment_is_chosen(self):
+        from SimCVDLib import nodes
+
+        volume = addScan()
+        one, two = ball((-8, 0, 0), 9), ball((12, 0, 0), 6)
+        node = self.draw(volume, one, two)
+        self.choose(volume)
+        self.pick(node)
+        self.ui.overlayComboBox.currentIndex = 1
+        self.pick(node, "Segment_2")
+        nodes.writeSegment(node, "Segment_1", ball((-8, 0, 0), 5), volume)
+        self.pick(node)
+        found = self.widget._maps[node.GetID()]
+        wait(lambda: (found.array("distance", "Segment_1") < 0).sum() < one.sum())
+        self.assertGreater(dice(found.array("distance", "Segment_1") < 0, ball((-8, 0, 0), 5)), 0.95)
 
     def test_a_drawn_segment_is_exported_on_the_grid_of_the_input(self):
         from simcvd.images import read_labels

@@ -182,8 +182,16 @@ class TrainListTest(TrainPanelTest):
             self.widget._estimated = self.widget._question()
             self.widget.updateGui()
             self.assertEqual(self.ui.estimateLabel.text, "so long")
+            self.representation.exit()
+            self.representation.enter()
+            self.assertEqual(self.ui.estimateLabel.text, "so long")
             change()
             self.assertEqual(self.ui.estimateLabel.text, "")
+        self.ui.settingsLineEdit.text = "foo"
+        self.ui.estimateButton.click()
+        self.assertIn("foo", self.ui.estimateLabel.text)
+        self.ui.settingsLineEdit.text = ""
+        self.assertEqual(self.ui.estimateLabel.text, "")
 
     def test_a_look_at_a_case_on_disk_leaves_its_role(self):
         self.addCases(outlined=3, plain=0, validation=0)

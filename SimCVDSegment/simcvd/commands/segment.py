@@ -13,7 +13,7 @@ from ..models import find_model, load_card
 from ..pytorch import check_torch
 from ..scans import find_scans
 from .arguments import results_folder
-from .console import Console, Interrupted, check_alone, stopping_at_sigterm
+from .console import Console, Interrupted, check_alone, pasted, stopping_at_sigterm
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -107,10 +107,9 @@ def run(args: argparse.Namespace) -> int:
     )
     check(settings)
     args.output.mkdir(parents=True, exist_ok=True)
+    replaced = {name: _old_maps(args.output, name, card, outputs[name]) for name, _ in scans}
     with stopping_at_sigterm():
-        done, failed = segment_scans(segmenter, scans, outputs, settings, console)
-    if args.overwrite:
-        _remove_old_maps(args.output, [report["name"] for report in done], card, outputs)
+        done, failed = segment_scans(segmenter, scans, outputs, settings, console, replaced if args.overwrite else None)
     console.result({"model": card["name"], "scans": done, "failed": failed})
     where = f"; the results are in {args.output}" if done else ""
     console.say(f"{len(done)} of {len(scans)} scans segmented{where}.")
@@ -118,12 +117,9 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _remove_old_maps(folder: Path, names: Sequence[str], card: dict, outputs: dict[str, dict[str, Path]]) -> None:
-    """Remove the maps of earlier results that were not asked for again: they belong to what was replaced."""
-    for name in names:
-        for file in outputs_for(folder, name, card, True, True, True).values():
-            if file not in outputs[name].values():
-                file.unlink(missing_ok=True)
+def _old_maps(folder: Path, name: str, card: dict, files: dict[str, Path]) -> list[Path]:
+    """Where maps of an earlier result may lie that are not asked for now: they belong to what is replaced."""
+    return [file for file in outputs_for(folder, name, card, True, True, True).values() if file not in files.values()]
 
 
 def _tell_failed(failed: Sequence[dict], console: Console) -> None:
@@ -132,11 +128,17 @@ def _tell_failed(failed: Sequence[dict], console: Console) -> None:
 
 
 def segment_scans(
-    segmenter, scans: Sequence[tuple[str, Path]], outputs: dict[str, dict[str, Path]], settings, console: Console
+    segmenter,
+    scans: Sequence[tuple[str, Path]],
+    outputs: dict[str, dict[str, Path]],
+    settings,
+    console: Console,
+    replaced: dict[str, list[Path]] | None = None,
 ) -> tuple[list[dict], list[dict]]:
     """Segment scans (name, path) into their output files; what was done, and what failed with the reason.
 
-    Raises Interrupted at Ctrl+C, which says how to go on.
+    Where earlier results are replaced, `replaced` names the files of each scan that go with them. Raises Interrupted at
+    Ctrl+C, which says how to go on.
     """
     done, failed = [], []
     for i, (name, path) in enumerate(scans):
@@ -154,9 +156,12 @@ def segment_scans(
         except KeyboardInterrupt:
             console.finish()
             _tell_failed(failed, console)
-            raise Interrupted(
-                f"{len(done)} of {len(scans)} scans are done; the same command with --skip-existing goes on"
-            ) from None
+            left = "the same command with --skip-existing goes on"
+            if replaced is not None:
+                left = f"segment the others to go on: {pasted(str(p) for _, p in scans[i:])}"
+            raise Interrupted(f"{len(done)} of {len(scans)} scans are done; {left}") from None
+        for file in (replaced or {}).get(name, ()):
+            file.unlink(missing_ok=True)
         report = _report(name, path, result, outputs[name], segmenter.card)
         done.append(report)
         console.say(_line(report))

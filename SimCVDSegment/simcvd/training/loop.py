@@ -221,7 +221,7 @@ class Trainer:
         done, spent, begun = 0, 0.0, time.perf_counter()
         with self._drawn_ahead() as drawn:
             self._step(drawn.take(self.iteration))
-            # another round only if it is likely to end in time, and only if so in all processes: they step together
+            # another round only if it is likely to end in time; in all processes if in one, as they step together
             while distributed.agreed(not done or (time.perf_counter() - begun) + spent / done * length < budget):
                 for _ in range(length):
                     start = time.perf_counter()
