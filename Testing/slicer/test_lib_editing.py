@@ -448,6 +448,23 @@ def test_a_segment_on_a_finer_grid_comes_back_as_it_was_drawn():
     corrections.close()
 
 
+def test_a_corrected_segment_that_got_a_grid_of_its_own_goes_back_to_what_was_drawn():
+    edited = Edited(brightBall())
+    corrected = edited.set(offset=2.0)
+    edited.corrections.close()
+    halves = np.diag([0.5, 0.5, 0.5, 1.0])
+    halves[:3, 3] = -0.25
+    shape = tuple(2 * n for n in SHAPE)
+    fine = slicer.util.addVolumeFromArray(np.zeros(shape, np.uint8), ijkToRAS=obliqueMatrix() @ halves, name="Fine")
+    whole = corrected.repeat(2, 0).repeat(2, 1).repeat(2, 2)
+    nodes.writeSegment(edited.node, edited.identifier, whole, fine)
+    edited.corrections = Corrections(edited.node, edited.identifier, edited.volume, edited.maps)
+    assert edited.corrections.settings["offset"] == 2.0
+    assert edited.set(offset=1.0).sum() < corrected.sum()
+    assert np.array_equal(edited.set(offset=0.0), ball())
+    edited.corrections.close()
+
+
 def test_a_3d_surface_follows_after_the_slices():
     edited = Edited(brightBall())
     edited.node.CreateClosedSurfaceRepresentation()
