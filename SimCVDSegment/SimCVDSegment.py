@@ -415,16 +415,16 @@ class SimCVDSegmentWidget(Panel):
                 self._say("status", missing.format(name=node.GetName()))
         if volume is None:
             return
-        self._keepPlace(node, volume)
+        self._followPlace(node, volume)
         if self._overlay is None:
             found = self._maps.get(node.GetID())
-            if found is None or found.volume is not volume or not found.isOfNow:
+            if found is None or found.volume is not volume or not found.isCurrent:
                 found = self._maps[node.GetID()] = maps.Maps(node, volume)
             self._overlay = Overlay(volume, found, p.segment)
         if self._corrections is None:
             self._correct(node, volume)
 
-    def _keepPlace(self, node, volume):
+    def _followPlace(self, node, volume):
         """Where the scan was put under another transform or cropped, what was made of it follows or is made anew."""
         before, now = self._where, (nodes.gridOf(volume), volume.GetTransformNodeID())
         self._where = now
@@ -432,7 +432,7 @@ class SimCVDSegmentWidget(Panel):
             maps.moveNodes(node, volume)
             corrections.movePoints(node, volume, before[1])
         moved = before is not None and before != now
-        if moved or (self._corrections is not None and not self._corrections.isOfNow):
+        if moved or (self._corrections is not None and not self._corrections.isCurrent):
             chosen, refused = self._chosen, self._refused
             self._release()
             self._chosen, self._refused, self._where = chosen, refused, now

@@ -142,7 +142,7 @@ class Corrections:
         return node
 
     @property
-    def isOfNow(self):
+    def isCurrent(self):
         """Whether scan and segmentation still lie as they did; else the corrections have to be made anew."""
         segmentation, volume = self._segmentation.get(), self._volume.get()
         return segmentation is not None and volume is not None and _frame(segmentation, volume) == self._frame
@@ -196,7 +196,7 @@ class Corrections:
         """Stop following; what was done stays, and so do the points, unless an edit from elsewhere came after them."""
         edited, self._onChanged = self._wasEdited(), lambda: None
         self.takeEdits()
-        if self._soon.isActive() and not edited and self.isOfNow:  # else it is what was edited that stays
+        if self._soon.isActive() and not edited and self.isCurrent:  # else it is what was edited that stays
             self._onSoon()
         if self._surface.isActive():
             self._showSurface()
@@ -295,7 +295,7 @@ class Corrections:
         if segmentation.GetSegmentation().GetSegment(self._segmentId) is None:
             raise SimCVDError(_("The segment was removed; choose another or segment again."))
         _checkVoxels(segmentation, self._segmentId)  # they may have become surfaces since
-        if not self.isOfNow:
+        if not self.isCurrent:
             raise SimCVDError(
                 _("The scan or the segmentation was moved or cropped meanwhile; choose the segment again to go on.")
             )
@@ -323,7 +323,7 @@ class Corrections:
             return
         if segmentation.GetSegmentation().GetSegment(self._segmentId) is None or not nodes.isOfVoxels(segmentation):
             return
-        if not self.isOfNow:  # what is made anew takes it in
+        if not self.isCurrent:  # what is made anew takes it in
             return
         segmentation.RemoveAttribute(_EDITED + self._segmentId)
         if self._refinement is None:

@@ -51,7 +51,7 @@ class Maps:
         return self._segmentation.get()
 
     @property
-    def isOfNow(self):
+    def isCurrent(self):
         """Whether the volume still has the grid that the maps were made on."""
         volume = self._volume.get()
         return volume is not None and nodes.gridOf(volume) == self._grid
