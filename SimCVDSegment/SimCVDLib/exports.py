@@ -35,8 +35,10 @@ def exportSegmentation(segmentationNode, place, kind, volumeNode=None):
     path = _target(place, segmentationNode.GetName(), kind)
     if kind == "nii.gz":
         _writeLabels(segmentationNode, path, volumeNode)
+    elif kind == "stl":
+        _writeSurfaces(segmentationNode, path)
     else:
-        {"seg.nrrd": _writeSegments, "stl": _writeSurfaces}[kind](segmentationNode, path)
+        _writeSegments(segmentationNode, path)
     return path
 
 
