@@ -26,9 +26,14 @@ class Interrupted(Exception):  # noqa: N818 - nothing went wrong
     """Ctrl+C was obeyed; the message says how to go on."""
 
 
+def processes() -> int:
+    """How many processes torchrun has started this command in; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def check_alone(command: str) -> None:
     """Raise SimCVDError where torchrun started a command that would do everything in each of its processes."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if processes() > 1:
         raise SimCVDError(f"{command} runs in one process; start it without torchrun.")
 
 

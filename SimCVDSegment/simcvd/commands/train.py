@@ -15,7 +15,7 @@ from ..files import read_json
 from ..models import STRIDE, find_model
 from ..pytorch import check_torch
 from .arguments import results_folder
-from .console import INTERRUPTED, Console, Interrupted, duration, pasted
+from .console import INTERRUPTED, Console, Interrupted, duration, pasted, processes
 
 DESCRIPTION = """Trains a model from cases, or goes on with a run that was stopped (simcvd train RUN).
 
@@ -258,9 +258,8 @@ def create(args: argparse.Namespace, console: Console) -> None:
     def tell(done: int, total: int, case: str) -> None:
         console.progress(done / total, f"preparing {case}")
 
-    shared = {"cache": args.cache, "processes": int(os.environ.get("WORLD_SIZE", "1"))}
     try:
-        create_run(args.output, cases, method, spacing, args.recipe, wishes, progress=tell, **shared)
+        create_run(args.output, cases, method, spacing, args.recipe, wishes, args.cache, tell, processes())
     except KeyboardInterrupt:
         raise Interrupted("what is prepared is kept; the same command goes on") from None
     console.finish()
