@@ -223,6 +223,17 @@ def test_scans_beside_case_folders_and_results_are_all_found(capsys):
     assert {p.name for p in Path("cases").glob("*.seg.nrrd")} == {"a.seg.nrrd", "b.seg.nrrd", "single.seg.nrrd"}
 
 
+def interrupted_at(name):
+    """read_volume, during which somebody presses Ctrl+C at a scan of this name."""
+
+    def read(path):
+        if path.name == name:
+            raise KeyboardInterrupt
+        return read_volume(path)
+
+    return read
+
+
 def test_ctrl_c_tells_what_is_done_what_failed_and_what_is_left(monkeypatch, capsys):
     save_tiny_model()
     Path("broken.nrrd").write_text("no image")
@@ -230,12 +241,7 @@ def test_ctrl_c_tells_what_is_done_what_failed_and_what_is_left(monkeypatch, cap
     for name in scans[1:]:
         save_scan(name)
 
-    def stop_at(path):
-        if path.name == "my scan.nrrd":
-            raise KeyboardInterrupt
-        return read_volume(path)
-
-    monkeypatch.setattr(segment, "read_volume", stop_at)
+    monkeypatch.setattr(segment, "read_volume", interrupted_at("my scan.nrrd"))
     assert main(["segment", *scans, "--model", "tiny", "--output", "out"]) == 130
     said = capsys.readouterr().err
     assert "broken failed" in said
@@ -254,12 +260,7 @@ def test_ctrl_c_names_what_is_left_to_be_replaced(monkeypatch, capsys):
     argv = ["segment", "first.nrrd", "my scan.nrrd", "--model", "tiny", "--output", "out"]
     assert main([*argv, "--uncertainty"]) == 0
 
-    def stop_at(path):
-        if path.name == "my scan.nrrd":
-            raise KeyboardInterrupt
-        return read_volume(path)
-
-    monkeypatch.setattr(segment, "read_volume", stop_at)
+    monkeypatch.setattr(segment, "read_volume", interrupted_at("my scan.nrrd"))
     assert main([*argv, "--overwrite"]) == 130
     assert "1 of 2 scans are done; segment the others to go on: 'my scan.nrrd'" in capsys.readouterr().err
     assert [p.name for p in Path("out").glob("*.uncertainty.nrrd")] == ["my scan.uncertainty.nrrd"]
