@@ -107,7 +107,7 @@ def test_memory_comes_back_with_its_shape():
 
 # two scans (0 and 1 are of the first), two partitions, as images 0 to 3; views x, x~, x^ of each
 IMAGE, PARTITION = torch.arange(4).repeat(3), torch.tensor([0, 1, 0, 1]).repeat(3)
-WHO = Who(IMAGE, torch.arange(3).repeat_interleave(4), PARTITION)
+WHO = Who(IMAGE, torch.arange(3).repeat_interleave(4), IMAGE // 2, PARTITION)
 
 
 def pairs_of(mask, row):
@@ -137,9 +137,16 @@ def test_partition_pulls_plain_and_second_views_of_the_same_partition_together()
     assert torch.equal(negative, global_pairs("partition-", WHO, WHO)[1])
 
 
+def test_two_slabs_of_one_scan_are_no_pair_across_scans():
+    who = WHO._replace(partition=torch.zeros_like(PARTITION))
+    positive, negative = global_pairs("partition", who, who)
+    assert pairs_of(positive, 0) == {(0, 1), (0, 2), (2, 0), (3, 0)} and not negative.any()
+
+
 def test_local_pairs_are_the_same_place_in_the_other_view_or_in_other_scans():
     image = torch.tensor([0, 0, 1, 1, 2, 2]).repeat(2)
-    who = Who(image, torch.arange(2).repeat_interleave(6), (image == 2).long(), torch.tensor([0, 1]).repeat(6))
+    view, place = torch.arange(2).repeat_interleave(6), torch.tensor([0, 1]).repeat(6)
+    who = Who(image, view, image, (image == 2).long(), place)
     positive, negative = local_pairs(False, who, who)
     assert positive[0].nonzero()[:, 0].tolist() == [6]
     assert negative[0].nonzero()[:, 0].tolist() == [1, 7]

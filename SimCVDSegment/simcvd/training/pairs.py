@@ -14,10 +14,11 @@ PLAIN, FIRST, SECOND = range(3)  # the views: not altered, and altered in two wa
 
 
 class Who(NamedTuple):
-    """What each of N vectors is of, (N,) each: image, its view, its partition, and for local pairs the place in it."""
+    """What each of N vectors is of, (N,) each: image, its view, its scan, its partition, for local pairs its place."""
 
     image: torch.Tensor
     view: torch.Tensor
+    scan: torch.Tensor
     partition: torch.Tensor
     place: torch.Tensor | None = None
 
@@ -41,7 +42,7 @@ def global_pairs(strategy: str, anchors: Who, others: Who) -> tuple[torch.Tensor
         return positive, ~same.image
     if strategy == PARTITION:
         paired = same.view & ((anchors.view == PLAIN) | (anchors.view == SECOND))[:, None]
-        positive = positive | (paired & same.partition & ~same.image)
+        positive = positive | (paired & same.partition & ~same.scan)
     return positive, ~same.partition
 
 
@@ -53,7 +54,7 @@ def local_pairs(across: bool, anchors: Who, others: Who) -> tuple[torch.Tensor, 
     same = anchors.against(others)
     positive = same.image & same.place & ~same.view
     if across:
-        positive = positive | (same.partition & same.place & ~same.image)
+        positive = positive | (same.partition & same.place & ~same.scan)
     return positive, same.image & ~same.place
 
 

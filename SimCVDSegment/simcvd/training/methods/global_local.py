@@ -120,7 +120,8 @@ class GlobalLocal(Staged):
         if s["strategy"] != RANDOM:
             views[PLAIN] = slabs
         features = self.student.encode(torch.cat(list(views.values())))[0].float().mean((2, 3, 4))
-        who = [Who(image_numbers(slabs), torch.full_like(partition, view), partition) for view in views]
+        scan = image_numbers(batch.axial).repeat(len(slabs) // len(batch.axial))
+        who = [Who(image_numbers(slabs), torch.full_like(partition, view), scan, partition) for view in views]
         loss = self.loss(self.global_head(features), who, lambda a, b: global_pairs(s["strategy"], a, b))
         return {"global": loss, "total": s["contrast_weight"] * loss}
 
@@ -138,7 +139,7 @@ class GlobalLocal(Staged):
         image = image_numbers(images).repeat_interleave(places)
         partition = partition_of(batch.axial, 0.5, s["partitions"]).repeat_interleave(places)
         place = torch.arange(places, device=image.device).repeat(n // 2)
-        who = [Who(image, torch.full_like(image, view), partition, place) for view in (FIRST, SECOND)]
+        who = [Who(image, torch.full_like(image, view), image, partition, place) for view in (FIRST, SECOND)]
         loss = self.loss(self.region_head(found).flatten(0, 1), who, lambda a, b: local_pairs(s["across"], a, b))
         return {"local": loss, "total": s["contrast_weight"] * loss}
 
