@@ -239,15 +239,15 @@ def sliding_windows(
 ) -> np.ndarray:
     """The published protocol: windows of the training patch at a stride, probabilities averaged by count.
 
-    An array smaller than the patch is zero-padded on both sides; windows start at min(stride k, size - patch) for
-    k = 0 .. ceil((size - patch) / stride) (UA-MT's test, which the methods on this data share).
+    Windows start at min(stride k, size - patch) for k = 0 .. ceil((size - patch) / stride) (UA-MT's test, which the
+    methods on this data share). An array smaller than the patch is padded as in training, not with zeros as there.
 
     Args:
         patch, stride: (K, J, I), voxels.
 
     Other arguments and the result are those of `predict_whole`.
     """
-    padded, inside = _pad_to(array, tuple(map(max, array.shape, patch)), "constant")
+    padded, inside = _pad_to(array, tuple(map(max, array.shape, patch)))
     axes = list(map(window_starts, padded.shape, patch, stride))
     result, count = None, np.zeros(padded.shape, np.float32)
     for starts in itertools.product(*axes):
@@ -281,14 +281,14 @@ def pad(array: np.ndarray, patch: Shape) -> tuple[np.ndarray, tuple[slice, ...]]
 
     The outermost voxels are repeated, as training does: a rim of zeros looks like the border of a body.
     """
-    return _pad_to(array, padded_shape(array.shape, patch), "edge")
+    return _pad_to(array, padded_shape(array.shape, patch))
 
 
-def _pad_to(array: np.ndarray, shape: Shape, mode: str) -> tuple[np.ndarray, tuple[slice, ...]]:
+def _pad_to(array: np.ndarray, shape: Shape) -> tuple[np.ndarray, tuple[slice, ...]]:
     before = [(wanted - n) // 2 for n, wanted in zip(array.shape, shape, strict=True)]
     widths = [(b, wanted - n - b) for b, n, wanted in zip(before, array.shape, shape, strict=True)]
     inside = (slice(None), *(slice(b, b + n) for b, n in zip(before, array.shape, strict=True)))
-    return np.pad(array, widths, mode=mode), inside
+    return np.pad(array, widths, mode="edge"), inside
 
 
 def _tiles_of_axis(size: int, side: int) -> list[tuple[int, np.ndarray]]:
