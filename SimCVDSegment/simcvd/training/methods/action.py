@@ -32,7 +32,8 @@ class Action(Staged, Taught):
     Stage local: L_sup, and the same for patches of the answers, each with the anchors of its own location.
     Stage fine-tuning: L = L_sup + pseudo * L_unsup + anatomical * L_anco. L_unsup is cross-entropy with the teacher's
     classes on unlabelled crops; L_anco pulls voxels of which the student is unsure to the mean of their class and
-    away from voxels of other classes, most from those that look alike.
+    away from voxels of other classes, most from those that look alike. What is compared of a voxel comes from the four
+    decoder maps at its place; the released code reads five, and their neighbourhood.
     """
 
     name = "action"
