@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import itertools
 import os
 from collections import Counter
@@ -19,25 +20,37 @@ def find_scans(paths: Iterable[str | os.PathLike]) -> list[tuple[str, Path]]:
     are unique and carry no suffix; <case>/image.* is called <case>. Raises ImageError, also where there is no scan.
     """
     each: dict[Path, Path] = {}
-    for path in paths:
-        for scan in _scans_at(Path(path)):
+    for path in itertools.chain.from_iterable(map(_expanded, paths)):
+        for scan in _scans_at(path):
             each.setdefault(scan.resolve(), scan)
     found = list(each.values())
     bare = _unique([image_name(path) for path in found], found)
     named = [p.resolve().parent.name if image_name(p) == "image" else n for n, p in zip(bare, found, strict=True)]
-    count = Counter(named)
-    return [(n if count[n] == 1 else b, p) for n, b, p in zip(named, bare, found, strict=True)]
+    count = Counter(map(str.casefold, named))
+    return [(n if count[n.casefold()] == 1 else b, p) for n, b, p in zip(named, bare, found, strict=True)]
+
+
+def _expanded(path: str | os.PathLike) -> list[Path]:
+    # where a shell hands wildcards on as they are, as those of Windows do
+    path = Path(path)
+    wild = not path.exists() and glob.has_magic(str(path))
+    return [Path(name) for name in sorted(glob.glob(str(path)))] or [path] if wild else [path]
 
 
 def _unique(names: list[str], paths: list[Path]) -> list[str]:
-    """Names that are there twice with their folder's before them, and what is then still there twice numbered."""
-    count = Counter(names)
-    names = [f"{p.resolve().parent.name}-{n}" if count[n] > 1 else n for n, p in zip(names, paths, strict=True)]
-    taken: dict[str, None] = {}
+    """Names that are there twice with their folder's before them, and what is then still there twice numbered.
+
+    Large and small letters are the same, as on many disks: one result would replace the other.
+    """
+    count = Counter(map(str.casefold, names))
+    twice = [count[name.casefold()] > 1 for name in names]
+    names = [f"{p.resolve().parent.name}-{n}" if t else n for n, p, t in zip(names, paths, twice, strict=True)]
+    taken: dict[str, str] = {}
     for name in names:
         numbered = itertools.chain([name], (f"{name}-{i}" for i in itertools.count(2)))
-        taken[next(candidate for candidate in numbered if candidate not in taken)] = None
-    return list(taken)
+        free = next(candidate for candidate in numbered if candidate.casefold() not in taken)
+        taken[free.casefold()] = free
+    return list(taken.values())
 
 
 def _scans_at(path: Path) -> list[Path]:

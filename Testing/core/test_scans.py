@@ -52,6 +52,30 @@ def test_doubles_within_one_folder_are_numbered(tmp_path):
     assert names(tmp_path / "x") == ["x-a", "x-a-2"]
 
 
+def test_names_that_some_disks_take_for_the_same_are_told_apart(tmp_path):
+    for name in (
+        "x/Patient1.nrrd",
+        "y/patient1.nii.gz",
+        "z/Scan.nrrd",
+        "z/scan.nii.gz",
+        "One/image.nrrd",
+        "p/one/image.mha",
+    ):
+        save(tmp_path / name)
+    assert names(tmp_path / "x", tmp_path / "y") == ["x-Patient1", "y-patient1"]
+    assert names(tmp_path / "z") == ["z-Scan", "z-scan-2"]
+    assert names(tmp_path / "One", tmp_path / "p") == ["One-image", "one-image-2"]
+
+
+def test_a_pattern_that_a_shell_did_not_expand_is_expanded(tmp_path, monkeypatch):
+    for name in ("a.nrrd", "b.nrrd", "c.mha", "[1].nrrd"):
+        save(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    assert names("[ab].nrrd", "*.mha") == ["a", "b", "c"] and names("[1].nrrd") == ["[1]"]
+    with pytest.raises(ImageError, match=r"\*.gipl does not exist"):
+        find_scans(["*.gipl"])
+
+
 def test_a_scan_that_is_reached_in_several_ways_is_one(tmp_path, monkeypatch):
     for name in "ab":
         save(tmp_path / "x" / f"{name}.nrrd")
