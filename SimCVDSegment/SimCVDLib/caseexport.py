@@ -10,6 +10,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from simcvd.errors import SimCVDError
+from simcvd.files import is_empty
 from SimCVDLib import cases, nodes
 from SimCVDLib.writing import writing
 
@@ -61,7 +62,7 @@ class Export:
         with writing(self.folder):
             self._made = not self.folder.exists()
             self.folder.mkdir(parents=True, exist_ok=True)
-            if any(self.folder.iterdir()):
+            if not is_empty(self.folder):
                 raise SimCVDError(_("{folder} is not empty; choose a new one.").format(folder=self.folder))
         self._steps = self._write()
         self._timer.start()

@@ -10,7 +10,7 @@ import vtk
 from slicer.i18n import tr as _
 
 from simcvd.errors import SimCVDError
-from simcvd.files import atomic_path, write_json
+from simcvd.files import atomic_path, patiently, write_json
 from simcvd.models import CARD, load_card, model_folders
 from SimCVDLib.writing import writing
 
@@ -202,7 +202,7 @@ def install(folder):
         if place.name != card["name"]:
             title = place.name if card["title"] == card["name"] else card["title"]
             write_json(temporary / CARD, {**card, "name": place.name, "title": title})
-        temporary.rename(place)
+        patiently(lambda: temporary.rename(place))
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise SimCVDError(

@@ -5,6 +5,7 @@ ends, however it ends; what it is to do is written into its control file. So a r
 scene and, where the user wants it, the application.
 """
 
+import contextlib
 import logging
 import os
 import shutil
@@ -16,7 +17,7 @@ from slicer.i18n import tr as _
 
 from simcvd.errors import SimCVDError
 from simcvd.events import read_events
-from simcvd.files import IN_USE, read_json, read_word, write_json
+from simcvd.files import IN_USE, is_empty, read_json, read_word, write_json
 from simcvd.locks import is_claimed
 from SimCVDLib import jobs, runlist
 from SimCVDLib.eventtexts import errorText, eventText
@@ -555,8 +556,11 @@ class Run:
                         path=path, reason=error.strerror or error
                     )
                 ) from error
-        if not any(self.folder.iterdir()):
-            self.folder.rmdir()
+        if is_empty(self.folder):
+            with contextlib.suppress(OSError):  # somebody stands in it; what was in it is gone
+                for path in self.folder.iterdir():
+                    path.unlink()
+                self.folder.rmdir()
         runlist.forget(self.folder)
         self.state = GONE
 

@@ -7,6 +7,8 @@ import os
 import time
 from pathlib import Path
 
+from .files import patiently
+
 
 class EventLog:
     """Appends events to a file, one JSON object a line, each written whole with a single system call.
@@ -26,7 +28,7 @@ class EventLog:
     def write(self, event: str, **fields) -> None:
         """Append one event; fields must be JSON values."""
         line = json.dumps({"event": event, "time": round(time.time(), 3), **fields}, allow_nan=False) + "\n"
-        with open(self.path, "ab") as f:
+        with patiently(lambda: open(self.path, "ab")) as f:
             if not self._closed_last_line and f.tell() and not _ends_with_newline(self.path):
                 line = "\n" + line
             self._closed_last_line = True

@@ -6,30 +6,49 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 DEVICE_NAME = r"(?i:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\.|$)"  # what starts so is no file on Windows
 PAUSES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.0)  # seconds
 IN_USE = (5, 32, 33)  # what Windows calls a file that somebody has open
+ON_WINDOWS = os.name == "nt"
+OF_DESKTOPS = (".ds_store", "desktop.ini", "thumbs.db")  # what they leave in folders that they show
 
 
-def patiently(act: Callable[[], object]) -> None:
-    """Rename or remove something, again for some seconds where Windows says that it is in use.
+def patiently(act: Callable[[], T]) -> T:
+    """Rename, remove or open something, again for some seconds where Windows says that it is in use.
 
     There a virus scanner, an index or whoever watches a run has each new file open for a moment.
     """
     for pause in PAUSES:
         try:
-            act()
-            return
+            return act()
         except PermissionError as error:
-            if getattr(error, "winerror", None) not in IN_USE:
+            reason = getattr(error, "winerror", None)
+            if reason not in IN_USE and not (ON_WINDOWS and reason is None):  # open() tells no more than "denied"
                 raise
         time.sleep(pause)
-    act()
+    return act()
+
+
+def name_beside(path: Path, ending: str = "") -> Path:
+    """A name that nothing has yet, in the folder of `path`.
+
+    Not by `tempfile`: on Windows it tries two thousand million names where nothing may be written, and lets nobody else
+    into the folders that it makes.
+    """
+    return path.with_name(f".{secrets.token_hex(4)}-{ending or path.name}")
+
+
+def is_empty(folder: Path) -> bool:
+    """Whether nothing is in a folder but what desktops leave there."""
+    return all(path.name.lower() in OF_DESKTOPS for path in folder.iterdir())
 
 
 @contextlib.contextmanager
@@ -42,14 +61,12 @@ def atomic_path(path: str | os.PathLike, durable: bool = True) -> Iterator[Path]
     path.parent.mkdir(parents=True, exist_ok=True)
     # the name keeps its ending, by which writers choose the format, and only letters that all of them can open
     plain = path.name.encode("ascii", errors="ignore").decode()
-    handle, name = tempfile.mkstemp(prefix=".", suffix="-" + plain, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = name_beside(path, plain)
+    temporary.touch(exist_ok=False)
     try:
         yield temporary
         if durable:
             _flush_to_disk(temporary)
-        temporary.chmod(0o666 & ~_umask())
         patiently(lambda: os.replace(temporary, path))
     finally:
         with contextlib.suppress(OSError):  # what went wrong before says more
@@ -90,9 +107,3 @@ def _flush_to_disk(path: Path) -> None:
     # without it a power cut can leave the new name with no content; Windows flushes only what is open for writing
     with open(path, "r+b") as f:
         os.fsync(f.fileno())
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from simcvd.errors import SimCVDError
-from simcvd.files import DEVICE_NAME, atomic_path, patiently, read_json, sha256, write_json
+from simcvd.files import DEVICE_NAME, atomic_path, name_beside, patiently, read_json, sha256, write_json
 
 FORMAT = 1
 CARD = "card.json"
@@ -177,15 +177,20 @@ def list_models() -> list[tuple[str, Path, dict | None, str | None]]:
     found = {}
     for place in model_folders():
         for folder in sorted(place.iterdir()) if place.is_dir() else []:
-            if folder.name in found or not _is_model(folder) or folder.name.startswith("."):
+            if folder.name in found or folder.name.startswith("."):
                 continue
             try:
+                if not _is_model(folder):
+                    continue
                 card = load_card(folder)
                 if not (folder / WEIGHTS).is_file():
                     raise ModelError(_without_weights(folder))
                 found[folder.name] = (folder.name, folder, card, None)
             except ModelError as e:
                 found[folder.name] = (folder.name, folder, None, str(e))
+            except OSError as e:  # another user's
+                problem = f"{folder} can't be read ({e.strerror or e}); ask whoever made it for access."
+                found[folder.name] = (folder.name, folder, None, problem)
     return [found[name] for name in sorted(found)]
 
 
@@ -346,10 +351,10 @@ def _new_folder(folder: Path, overwrite: bool) -> Iterator[Path]:
         raise ModelError(f"{folder} exists already; {allow}choose another name (--name).")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(
-            prefix=f".{folder.name}-", dir=folder.parent, ignore_cleanup_errors=True
-        ) as scratch:
-            new, old = Path(scratch) / "new", Path(scratch) / "old"
+        scratch = name_beside(folder)
+        new, old = scratch / "new", scratch / "old"
+        scratch.mkdir()
+        try:
             new.mkdir()
             yield new
             if folder.exists():
@@ -360,6 +365,8 @@ def _new_folder(folder: Path, overwrite: bool) -> Iterator[Path]:
                 if old.exists():
                     patiently(lambda: os.rename(old, folder))
                 raise
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
     except OSError as e:
         raise ModelError(f"The model can't be written to {folder} ({e.strerror or e}); choose another place.") from e
 

@@ -284,6 +284,26 @@ def test_maps_of_a_replaced_result_do_not_stay_beside_the_new_one():
     assert {p.name for p in Path("out").iterdir()} == kept
 
 
+def test_an_old_map_that_somebody_has_open_stops_no_other_scan(monkeypatch, capsys):
+    save_tiny_model()
+    for name in ("a.nrrd", "b.nrrd"):
+        save_scan(name)
+    argv = ["segment", ".", "--model", "tiny", "--output", "out"]
+    assert main([*argv, "--probability"]) == 0
+    unlink = Path.unlink
+
+    def refuse(path, *rest, **more):
+        if path.name == "a.probability.nrrd":
+            raise PermissionError(13, "in use")
+        unlink(path, *rest, **more)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    assert main([*argv, "--overwrite"]) == 0
+    said = capsys.readouterr()
+    assert "2 of 2 scans segmented" in said.out and "a.probability.nrrd is of the earlier result" in said.err
+    assert not Path("out/b.probability.nrrd").exists()
+
+
 @pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin", reason="names are text there")
 def test_a_name_that_is_no_text_fails_alone(capsys):
     save_tiny_model()
@@ -524,6 +544,8 @@ def test_runs_and_other_folders_are_kept_apart(capsys):
     write_cases("cases.json", ball_cases(Path("balls")))
     argv = ["train", "cases.json", "--output", "run", "--method", "supervised", "--iterations", "1", *SMALL[2:]]
     Path("other").mkdir()
+    Path("run").mkdir()
+    Path("run/.DS_Store").touch()  # as a desktop leaves it in a folder that it shows
     Path("other/thesis.txt").write_text("all of it")
     assert main([*argv[:2], "--output", "other"]) == 2
     assert "not empty" in one_sentence(capsys)

@@ -103,6 +103,52 @@ def test_a_file_that_stays_in_use_or_is_forbidden_is_told(monkeypatch):
         assert len(calls) == tries
 
 
+def test_on_windows_a_file_that_can_not_be_opened_for_a_moment_is_waited_for(monkeypatch):
+    monkeypatch.setattr(files, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(files, "ON_WINDOWS", True)
+    refusals = [PermissionError(13, "denied"), PermissionError(13, "denied")]  # open() gives no number of Windows
+
+    def act():
+        if refusals:
+            raise refusals.pop()
+        return "opened"
+
+    assert files.patiently(act) == "opened"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="folders know no such rights there")
+def test_a_file_and_what_holds_it_are_for_whom_the_system_says(tmp_path):
+    before = os.umask(0o027)
+    try:
+        with atomic_path(tmp_path / "folder" / "a.json") as temporary:
+            temporary.write_text("{}")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "folder" / "a.json").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_folder_in_which_nothing_may_be_written_is_told_at_once(tmp_path, monkeypatch):
+    tried = []
+
+    def refuse(path, *_, **__):
+        tried.append(path)
+        raise PermissionError(13, "denied")
+
+    monkeypatch.setattr(files.Path, "touch", refuse)
+    with pytest.raises(PermissionError), atomic_path(tmp_path / "a.json"):
+        pass
+    assert len(tried) == 1
+
+
+def test_a_folder_that_holds_what_desktops_leave_is_empty(tmp_path):
+    assert files.is_empty(tmp_path)
+    for name in (".DS_Store", "desktop.ini", "Thumbs.db"):
+        (tmp_path / name).touch()
+    assert files.is_empty(tmp_path)
+    (tmp_path / ".hidden").touch()
+    assert not files.is_empty(tmp_path)
+
+
 def test_the_temporary_name_is_plain_and_keeps_its_ending(tmp_path):
     with files.atomic_path(tmp_path / "vorhöfe.心.nii.gz") as temporary:
         assert temporary.name.isascii() and temporary.name.endswith(".nii.gz")

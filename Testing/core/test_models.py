@@ -328,6 +328,23 @@ class TestPlaces:
         assert listed[2][2] is None and "has no weights.npz" in listed[2][3]
         assert listed[3][2]["version"] == "1" and listed[3][3] is None
 
+    def test_one_that_may_not_be_read_is_listed_as_such(self, model, monkeypatch):
+        is_file = Path.is_file
+
+        def refuse(path):
+            if path.parent == model:
+                raise PermissionError(13, "Permission denied")
+            return is_file(path)
+
+        monkeypatch.setattr(Path, "is_file", refuse)
+        ((name, _, found, problem),) = list_models()
+        assert (name, found) == ("left-atrium", None) and "ask whoever made it for access" in problem
+
+    def test_the_folder_is_for_whom_the_system_says(self, model):
+        plain = model.parent / "plain"
+        plain.mkdir()
+        assert model.stat().st_mode == plain.stat().st_mode
+
     def test_no_place_exists(self):
         assert list_models() == []
         with pytest.raises(ModelError, match=r"no model 'heart'; no model is installed yet\."):

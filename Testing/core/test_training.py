@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ from simcvd.files import write_json
 from simcvd.images import read_volume
 from simcvd.network import VNet
 from simcvd.segmentation import Segmenter
-from simcvd.training import distributed, loop
+from simcvd.training import distributed, loop, run_folder, setup
 from simcvd.training.ahead import Ahead
 from simcvd.training.batch_norm import settle_batch_norm
 from simcvd.training.loop import Stopped, Trainer
@@ -578,6 +578,34 @@ def test_a_word_that_can_not_be_removed_is_emptied(tmp_path, monkeypatch):
         patch.setattr(Path, "unlink", refuse)
         run.clear_command()
     assert run.control.exists() and run.command() is None
+
+
+def test_a_checkpoint_or_a_log_that_somebody_has_open_ends_no_training(tmp_path, monkeypatch):
+    run = small_run(tmp_path / "run", "supervised", iterations=6, checkpoint_seconds=0)
+    save, refusals = run.save_checkpoint, [PermissionError(13, "in use")] * 2
+
+    def open_but_the_log(path, *rest, **more):
+        if Path(path).name == "log.txt":
+            raise PermissionError(13, "in use")
+        return open(path, *rest, **more)
+
+    def save_the_third_time(state):
+        if refusals:
+            raise refusals.pop()
+        save(state)
+
+    monkeypatch.setattr(run_folder, "open", open_but_the_log, raising=False)
+    monkeypatch.setattr(run, "save_checkpoint", save_the_third_time)
+    Trainer(run).run()
+    said = [e["message"] for e in read_events(run.path / "events.jsonl")[0] if e["event"] == "warning"]
+    assert len(said) == 2 and "can't be replaced (in use)" in said[0]
+    assert names(run.path)[-1] == "done" and run.checkpoint.exists()
+
+
+def test_a_run_names_its_cases_as_every_computer_reads_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(setup.os.path, "relpath", lambda *_: str(PureWindowsPath("cases") / "a.npz"))
+    monkeypatch.setattr(setup, "Path", PureWindowsPath)
+    assert setup._relative(tmp_path, tmp_path) == "cases/a.npz"
 
 
 def test_a_folder_on_a_file_system_without_locks_can_be_trained_in(tmp_path, monkeypatch):

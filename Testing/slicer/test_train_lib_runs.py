@@ -212,6 +212,7 @@ def test_discarding_removes_the_run_and_nothing_else(tmp_path):
     polled(run, stateIs(runs.GONE))
     assert [path.name for path in run.folder.iterdir()] == ["notes.txt"] and runs.knownRuns() == []
     quiet = ballRun(tmp_path / "quiet", train_scenes.ballTable())
+    (quiet.folder / "desktop.ini").touch()
     quiet.discard()
     assert quiet.isGone and not quiet.folder.exists()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..cases import cases_from_folder
 from ..errors import SimCVDError
 from ..evaluation import REPORT_FILES, evaluate
-from ..files import read_json, write_json
+from ..files import is_empty, read_json, write_json
 from ..phantom import write_cohort
 from ..pytorch import check_torch
 from ..report import summary
@@ -142,7 +142,7 @@ def _claim(folder: Path) -> None:
     """Make the folder ready for a demo from the start; raises DemoError when it isn't the demo's."""
     if folder.exists() and not folder.is_dir():
         raise DemoError(f"{folder} is a file; choose another folder with --output.")
-    if folder.is_dir() and any(folder.iterdir()) and not _is_ours(folder):
+    if folder.is_dir() and not is_empty(folder) and not _is_ours(folder):
         raise DemoError(f"{folder} is not empty and not an earlier demo's; choose another folder with --output.")
     for part in PARTS:
         path = folder / part

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import SimCVDError
+from ..files import patiently
 from ..images import read_volume, write_segmentation, write_volume
 from ..models import find_model, load_card
 from ..pytorch import check_torch
@@ -122,6 +123,14 @@ def _old_maps(folder: Path, name: str, card: dict, files: dict[str, Path]) -> li
     return [file for file in outputs_for(folder, name, card, True, True, True).values() if file not in files.values()]
 
 
+def _remove_old(file: Path, console: Console) -> None:
+    try:
+        patiently(lambda: file.unlink(missing_ok=True))
+    except OSError as error:
+        reason = error.strerror or error
+        console.warn(f"{file} is of the earlier result and can't be removed ({reason}); remove it by hand.")
+
+
 def _tell_failed(failed: Sequence[dict], console: Console) -> None:
     for failure in failed:
         console.warn(f"{failure['name']} failed: {failure['reason']}")
@@ -161,7 +170,7 @@ def segment_scans(
                 left = f"segment the others to go on: {pasted(str(p) for _, p in scans[i:])}"
             raise Interrupted(f"{len(done)} of {len(scans)} scans are done; {left}") from None
         for file in (replaced or {}).get(name, ()):
-            file.unlink(missing_ok=True)
+            _remove_old(file, console)
         report = _report(name, path, result, outputs[name], segmenter.card)
         done.append(report)
         console.say(_line(report))

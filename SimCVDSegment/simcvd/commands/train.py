@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..cases import Case, cases_from_folder, read_cases
 from ..errors import SimCVDError
-from ..files import read_json
+from ..files import OF_DESKTOPS, read_json
 from ..models import STRIDE, find_model
 from ..pytorch import check_torch
 from .arguments import results_folder
@@ -464,7 +464,9 @@ def _check_new(folder: Path) -> None:
     """Raise UsageError unless the folder is new, empty or holds only cases prepared before an interruption."""
     if (folder / "run.json").exists():
         raise UsageError(f"{folder} holds a run already; go on with simcvd train {folder} or choose another --output.")
-    if folder.exists() and (not folder.is_dir() or {p.name for p in folder.iterdir()} - {"cases"}):
+    if folder.exists() and (
+        not folder.is_dir() or {p.name.lower() for p in folder.iterdir()} - {"cases", *OF_DESKTOPS}
+    ):
         raise UsageError(f"{folder} is not empty; choose a new folder as --output.")
 
 

@@ -7,13 +7,14 @@ model of the run itself learned from all cases, and from each for longer: its ow
 
 from __future__ import annotations
 
+import contextlib
 import copy
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from ..events import read_events
+from ..files import patiently
 from .run_folder import RunFolder
 from .validation import means_of
 
@@ -72,7 +73,7 @@ def _fold(run: RunFolder, case: str, steps: int) -> RunFolder:
         for row in config["cases"]:
             row["role"] = "validation" if row["id"] == case else row["role"]
             if not Path(row["prepared"]).is_absolute():
-                row["prepared"] = os.path.join("..", "..", row["prepared"])
+                row["prepared"] = f"../../{row['prepared']}"
         changes = {"leave_one_out": False, "minutes": None, "planned": True, "iterations": steps, "warnings": []}
         changes["validate_percent"] = 100  # only its end counts, and measuring on the way costs steps
         RunFolder.create(path, config | changes)
@@ -93,5 +94,6 @@ def _outcome(fold: RunFolder) -> dict | None:
 
 def _tidy(fold: RunFolder) -> None:
     """Keep of a fold only what it said: its model is worse than the run's, and large."""
-    fold.checkpoint.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # it costs room only
+        patiently(lambda: fold.checkpoint.unlink(missing_ok=True))
     shutil.rmtree(fold.model, ignore_errors=True)

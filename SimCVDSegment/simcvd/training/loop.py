@@ -282,7 +282,7 @@ class Trainer:
                 if self.iteration % validate_every == 0 or self.iteration == of:
                     self._validate()
                 if now - last_checkpoint >= c["checkpoint_seconds"]:
-                    self._checkpoint()
+                    self._checkpoint_on_the_way()
                     last_checkpoint = time.monotonic()
                 self._obey()
 
@@ -460,6 +460,14 @@ class Trainer:
             temporary.write_bytes(picture)
 
     # --- checkpoints and commands ---------------------------------------------------------------------------------
+
+    def _checkpoint_on_the_way(self) -> None:
+        """One that fails because somebody has the old one open is no reason to lose what comes after it."""
+        try:
+            self._checkpoint()
+        except PermissionError as error:
+            reason = error.strerror or error
+            self._say("warning", message=f"The checkpoint can't be replaced ({reason}); the next one will be tried.")
 
     def _checkpoint(self) -> None:
         if not self.main:

@@ -108,7 +108,8 @@ class RunFolder:
         self._events.write(event, **fields)
         if event != "step":
             shown = ", ".join(f"{k} {v}" for k, v in fields.items() if not isinstance(v, list | dict))
-            with open(self.path / "log.txt", "a", encoding="utf-8") as f:
+            # it repeats the events for people to read: no training ends because one of them has it open
+            with contextlib.suppress(PermissionError), open(self.path / "log.txt", "a", encoding="utf-8") as f:
                 f.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {event}: {shown}\n")
         return {"event": event, **fields}
 

@@ -274,6 +274,6 @@ def _check_folds(cases: Sequence[Case]) -> None:
 
 def _relative(path: Path, folder: Path) -> str:
     try:
-        return os.path.relpath(path.resolve(), folder.resolve())
+        return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()  # as every computer reads it
     except ValueError:  # on another Windows drive
         return str(path.resolve())
