@@ -1,5 +1,6 @@
 """What a training was good for: the validation cases before and after it, as a table node, a sentence and files."""
 
+import contextlib
 import csv
 import html
 import shutil
@@ -192,8 +193,9 @@ def install(folder):
     card = load_card(folder)
     place = model_folders()[0] / card["name"]
     while place.exists():
-        if (place / CARD).is_file() and load_card(place)["sha256"] == card["sha256"]:
-            return place.name
+        with contextlib.suppress(SimCVDError):  # no model, or none that may be read: its name is taken
+            if load_card(place)["sha256"] == card["sha256"]:
+                return place.name
         place = place.with_name(nextName(place.name))
     temporary = place.with_name(f".{place.name}-new")
     try:

@@ -17,7 +17,7 @@ from slicer.i18n import tr as _
 
 from simcvd.errors import SimCVDError
 from simcvd.events import read_events
-from simcvd.files import IN_USE, is_empty, read_json, read_word, write_json
+from simcvd.files import is_empty, is_in_use, read_json, read_word, write_json
 from simcvd.locks import is_claimed
 from SimCVDLib import jobs, runlist
 from SimCVDLib.eventtexts import errorText, eventText
@@ -547,7 +547,7 @@ class Run:
                 else:
                     path.unlink(missing_ok=True)
             except OSError as error:
-                if getattr(error, "winerror", None) in IN_USE and self._removals < PATIENCE:
+                if is_in_use(error) and self._removals < PATIENCE:
                     self._removals += 1  # the next poll tries again
                     return
                 self._discarding, self._removals = False, 0

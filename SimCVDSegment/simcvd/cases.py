@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from simcvd.errors import SimCVDError
-from simcvd.files import DEVICE_NAME, atomic_path, read_json, sha256, write_json
+from simcvd.files import DEVICE_NAME, OF_DESKTOPS, atomic_path, read_json, sha256, write_json
 from simcvd.grid import ImageError
 
 ROLES = ("labelled", "unlabelled", "validation")
@@ -292,7 +292,7 @@ def _files_of(path: Path) -> list[Path]:
 
 def _is_of_the_desktop(name: str) -> bool:
     """Whether it is one of the files that desktops leave in folders which they show."""
-    return name.startswith(".") or name.lower() in ("thumbs.db", "desktop.ini")
+    return name.startswith(".") or name.lower() in OF_DESKTOPS
 
 
 # --- checks ---------------------------------------------------------------------------------------------------------

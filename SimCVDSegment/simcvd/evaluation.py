@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from simcvd.errors import SimCVDError
+from simcvd.files import remove_if_possible
 from simcvd.grid import Geometry, ImageError, Volume, same_geometry, upright
 from simcvd.images import MAP_KINDS, SUFFIXES, image_name, read_labels, read_volume, resample_labels
 from simcvd.metrics import compare_labels
@@ -239,6 +240,5 @@ def _write_report(output: Path, rows, pictures, about: Mapping[str, str], notes:
         write_json_report(output / "report.json", rows, meta)
         write_html(output / "report.html", rows, meta, pictures)
     except BaseException:  # a part of a report would stand in the way of the next attempt
-        for path in new:
-            path.unlink(missing_ok=True)
+        remove_if_possible(*new)
         raise

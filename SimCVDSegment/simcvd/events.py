@@ -42,7 +42,7 @@ def read_events(path: str | os.PathLike, offset: int = 0, limit: int | None = No
     Returns ([], 0) when the file is not there yet.
     """
     try:
-        with open(path, "rb") as f:
+        with patiently(lambda: open(path, "rb")) as f:
             f.seek(offset)
             data = f.read(limit)
             while limit and len(data) % limit == 0 and b"\n" not in data and (more := f.read(limit)):

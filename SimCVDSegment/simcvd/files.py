@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -30,11 +31,23 @@ def patiently(act: Callable[[], T]) -> T:
         try:
             return act()
         except PermissionError as error:
-            reason = getattr(error, "winerror", None)
-            if reason not in IN_USE and not (ON_WINDOWS and reason is None):  # open() tells no more than "denied"
+            if not is_in_use(error):
                 raise
         time.sleep(pause)
     return act()
+
+
+def is_in_use(error: OSError) -> bool:
+    """Whether Windows refused something because somebody has the file open, which may pass."""
+    reason = getattr(error, "winerror", None)
+    return reason in IN_USE or (ON_WINDOWS and error.errno == errno.EACCES and reason is None)  # open() gives no number
+
+
+def remove_if_possible(*paths: Path) -> None:
+    """Remove files where that can be done, when something else went wrong that says more."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            patiently(lambda path=path: path.unlink(missing_ok=True))
 
 
 def name_beside(path: Path, ending: str = "") -> Path:
@@ -69,8 +82,7 @@ def atomic_path(path: str | os.PathLike, durable: bool = True) -> Iterator[Path]
             _flush_to_disk(temporary)
         patiently(lambda: os.replace(temporary, path))
     finally:
-        with contextlib.suppress(OSError):  # what went wrong before says more
-            patiently(lambda: temporary.unlink(missing_ok=True))
+        remove_if_possible(temporary)
 
 
 def write_json(path: str | os.PathLike, value) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from .clock import Clock
 from .errors import SimCVDError
-from .files import atomic_path
+from .files import atomic_path, remove_if_possible
 from .models import CARD, WEIGHTS, find_model
 from .pytorch import check_torch
 
@@ -205,8 +205,7 @@ def _write_arrays(arrays: dict[Path, np.ndarray], tell: Tell) -> None:
                 np.save(temporary, np.ascontiguousarray(array), allow_pickle=False)
             written.append(path)
     except BaseException as error:
-        for path in written:
-            path.unlink(missing_ok=True)
+        remove_if_possible(*written)
         if isinstance(error, OSError):
             raise _disk_error(path.parent, error) from error
         raise

@@ -86,7 +86,7 @@ def load_card(folder: str | os.PathLike) -> dict:
     Its segments come in the order of their values, as maps of all classes do.
     """
     path = Path(folder) / CARD
-    if not path.is_file():
+    if not _has(Path(folder), CARD):
         raise ModelError(f"{folder} is no model folder: it has no {CARD}.")
     return _read_card(path, f"The model card {path}")
 
@@ -188,9 +188,6 @@ def list_models() -> list[tuple[str, Path, dict | None, str | None]]:
                 found[folder.name] = (folder.name, folder, card, None)
             except ModelError as e:
                 found[folder.name] = (folder.name, folder, None, str(e))
-            except OSError as e:  # another user's
-                problem = f"{folder} can't be read ({e.strerror or e}); ask whoever made it for access."
-                found[folder.name] = (folder.name, folder, None, problem)
     return [found[name] for name in sorted(found)]
 
 
@@ -247,7 +244,16 @@ def _shipped_folder() -> Path:
 
 
 def _is_model(folder: Path) -> bool:
-    return (folder / CARD).is_file() or (folder / WEIGHTS).is_file()
+    """Raises ModelError where that can't be seen."""
+    return _has(folder, CARD) or _has(folder, WEIGHTS)
+
+
+def _has(folder: Path, file: str) -> bool:
+    try:
+        return (folder / file).is_file()
+    except PermissionError as e:
+        reason = e.strerror or e
+        raise ModelError(f"{folder} can't be read ({reason}); ask whoever made it for access.") from e
 
 
 def _is_model_named(place: Path, name: str) -> bool:
@@ -290,7 +296,7 @@ def import_model(zip_path: str | os.PathLike, overwrite: bool = False, name: str
     if name is not None and not is_name(name):
         raise ModelError(f"A model can't be called {name!r}; take letters, digits, dots, dashes and underscores.")
     try:
-        with zipfile.ZipFile(zip_path) as archive, tempfile.TemporaryDirectory() as scratch:
+        with zipfile.ZipFile(zip_path) as archive, tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
             members = _members(archive, Path(zip_path).name)
             _unpack(archive, {CARD: members[CARD]}, Path(scratch))
             card = _read_card(Path(scratch) / CARD, f"The model card in {zip_path}")
@@ -357,16 +363,17 @@ def _new_folder(folder: Path, overwrite: bool) -> Iterator[Path]:
         try:
             new.mkdir()
             yield new
-            if folder.exists():
-                patiently(lambda: os.rename(folder, old))
             try:
+                if folder.exists():
+                    patiently(lambda: os.rename(folder, old))
                 patiently(lambda: os.rename(new, folder))
-            except OSError:
-                if old.exists():
+            except BaseException:  # Ctrl+C too
+                if old.exists() and not folder.exists():
                     patiently(lambda: os.rename(old, folder))
                 raise
         finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+            if folder.exists() or not old.exists():  # else the old model is nowhere but there
+                shutil.rmtree(scratch, ignore_errors=True)
     except OSError as e:
         raise ModelError(f"The model can't be written to {folder} ({e.strerror or e}); choose another place.") from e
 

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+from .files import ON_WINDOWS
 from .images import MAP_KINDS, SUFFIXES, ImageError, dicom_series, image_name, odd_letters, read_geometry
 
 
@@ -31,10 +32,12 @@ def find_scans(paths: Iterable[str | os.PathLike]) -> list[tuple[str, Path]]:
 
 
 def _expanded(path: str | os.PathLike) -> list[Path]:
-    # where a shell hands wildcards on as they are, as those of Windows do
+    # the shells of Windows hand wildcards on as they are
     path = Path(path)
-    wild = not path.exists() and glob.has_magic(str(path))
-    return [Path(name) for name in sorted(glob.glob(str(path)))] or [path] if wild else [path]
+    if not ON_WINDOWS or path.exists():
+        return [path]
+    pattern = str(path).replace("[", "[[]")  # there that is a letter
+    return [Path(name) for name in sorted(glob.glob(pattern))] or [path]
 
 
 def _unique(names: list[str], paths: list[Path]) -> list[str]:

@@ -15,6 +15,7 @@ from simcvd.training.methods import METHODS
 HERE = Path(__file__).parent
 
 pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="only tried on Linux"),
     pytest.mark.skipif(shutil.which("g++") is None, reason="pretending needs a C++ compiler"),
     pytest.mark.skipif(torch.version.cuda is not None, reason="this build of PyTorch has CUDA's own driver"),
 ]

@@ -3,6 +3,7 @@
 import copy
 import io
 import json
+import os
 import stat
 import subprocess
 import sys
@@ -339,6 +340,37 @@ class TestPlaces:
         monkeypatch.setattr(Path, "is_file", refuse)
         ((name, _, found, problem),) = list_models()
         assert (name, found) == ("left-atrium", None) and "ask whoever made it for access" in problem
+
+        with pytest.raises(ModelError, match="ask whoever made it for access"):
+            find_model("left-atrium")
+
+    @pytest.mark.parametrize("how", [KeyboardInterrupt, OSError])
+    def test_a_model_is_kept_whatever_stops_its_successor(self, model, monkeypatch, how):
+        rename = os.rename
+
+        def stopped(source, target):
+            if Path(source).name == "new":
+                raise how
+            rename(source, target)
+
+        monkeypatch.setattr(os, "rename", stopped)
+        with pytest.raises((KeyboardInterrupt, ModelError)):
+            save_model(model, card(version="2"), arrays(), overwrite=True)
+        assert load_card(model)["version"] == "1" and os.listdir(model.parent) == [model.name]
+
+    def test_what_can_not_be_put_back_is_not_removed(self, model, monkeypatch):
+        rename = os.rename
+
+        def away_only(source, target):
+            if Path(source) != model:
+                raise OSError
+            rename(source, target)
+
+        monkeypatch.setattr(os, "rename", away_only)
+        with pytest.raises(ModelError):
+            save_model(model, card(version="2"), arrays(), overwrite=True)
+        (old,) = model.parent.glob(".*/old")
+        assert load_card(old)["version"] == "1"
 
     def test_the_folder_is_for_whom_the_system_says(self, model):
         plain = model.parent / "plain"

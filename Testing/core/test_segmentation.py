@@ -273,6 +273,12 @@ def test_windows_start_as_published():
     assert count_windows((20, 30, 40), (80, 112, 112), (4, 18, 18)) == 1
 
 
+def test_windows_see_what_is_smaller_as_training_shows_it():
+    array, seen = np.random.default_rng(0).normal(5, 1, (6, 40, 40)).astype(np.float32), []
+    sliding_windows(lambda x, _: seen.append(x) or x[0], array, (16, 32, 32), (4, 8, 8))
+    assert len(seen) == 4 and all(torch.equal(x[0, 0, :5], x[0, 0, 5].expand(5, -1, -1)) for x in seen)
+
+
 def test_stride_follows_the_spacing():
     assert published_stride((0.625, 0.625, 0.625)) == (4, 18, 18)
     assert published_stride((1.25, 1.25, 1.25)) == (2, 9, 9)

@@ -302,6 +302,15 @@ def test_global_contrast_of_slabs_all_alike_is_the_log_of_their_number(strategy,
     assert seen == [16 * views] and loss.item() == pytest.approx(math.log(1 + negatives), rel=1e-4)
 
 
+def test_each_slab_knows_its_image_and_its_scan():
+    m, whos = staged("global_local", partitions=4), []
+    m.loss = lambda vectors, who, pairs: whos.append(who) or vectors.sum()
+    m(deep(GLOBAL, slices=64))
+    (plain,) = (who for who in whos[0] if (who.view == 0).all())
+    # four crops, slab by slab
+    assert plain.image.tolist() == list(range(16)) and plain.scan.tolist() == [0, 1, 2, 3] * 4
+
+
 @pytest.mark.parametrize("across", [False, True])
 def test_local_contrast_of_regions_all_alike_is_the_log_of_their_number(across):
     m = staged("global_local", across=across, local_grid=2)

@@ -15,7 +15,7 @@ import torch
 from training_runs import SPACING, ball_cases, small_run
 from work_clock import WorkClock
 
-from simcvd import locks, models
+from simcvd import files, locks, models
 from simcvd.cases import load_prepared
 from simcvd.errors import SimCVDError
 from simcvd.events import read_events
@@ -582,6 +582,7 @@ def test_a_word_that_can_not_be_removed_is_emptied(tmp_path, monkeypatch):
 
 def test_a_checkpoint_or_a_log_that_somebody_has_open_ends_no_training(tmp_path, monkeypatch):
     run = small_run(tmp_path / "run", "supervised", iterations=6, checkpoint_seconds=0)
+    monkeypatch.setattr(files, "ON_WINDOWS", True)
     save, refusals = run.save_checkpoint, [PermissionError(13, "in use")] * 2
 
     def open_but_the_log(path, *rest, **more):
@@ -598,8 +599,25 @@ def test_a_checkpoint_or_a_log_that_somebody_has_open_ends_no_training(tmp_path,
     monkeypatch.setattr(run, "save_checkpoint", save_the_third_time)
     Trainer(run).run()
     said = [e["message"] for e in read_events(run.path / "events.jsonl")[0] if e["event"] == "warning"]
-    assert len(said) == 2 and "can't be replaced (in use)" in said[0]
+    assert len(said) == 2 and "in use and was not replaced" in said[0]
     assert names(run.path)[-1] == "done" and run.checkpoint.exists()
+
+
+def test_a_checkpoint_that_may_not_be_written_or_read_is_told_at_once(tmp_path, monkeypatch):
+    run = small_run(tmp_path / "run", "supervised", iterations=6, checkpoint_seconds=0)
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "save_checkpoint", refuse)
+        with pytest.raises(TrainingError, match="can't be written"):
+            Trainer(run).run()
+    assert read_events(run.path / "events.jsonl")[0][-1]["iteration"] == 1
+    run.checkpoint.touch()
+    monkeypatch.setattr(torch, "load", refuse)
+    with pytest.raises(TrainingError, match=r"can't be opened .* close what has it open"):
+        run.load_checkpoint()
 
 
 def test_a_run_names_its_cases_as_every_computer_reads_them(tmp_path, monkeypatch):
@@ -760,6 +778,17 @@ def test_default_patches_and_recipes():
     assert recipe("published", "simcvd")["settings"] == {}
     assert recipe("short", "simcvd")["settings"]["pseudo"] > 0
     assert recipe("short", "supervised")["settings"] == {}
+
+
+def test_methods_in_stages_keep_their_rate_where_fine_tuning_begins():
+    rates = {}
+    for method in METHODS:
+        optimiser = recipe("published", method)["optimiser"]
+        rates[method] = [learning_rate(optimiser, i, 6000) for i in (0, 2999, 3000)]
+    assert rates["simcvd"] == rates["supervised"] == pytest.approx([0.01, 0.01, 0.001])
+    assert rates["action"] == rates["action++"] == pytest.approx([0.01, 0.005, 0.005], rel=0.1)
+    assert rates["global_local"] == [1e-3] * 3
+    assert recipe("published", "action")["optimiser"]["weight_decay"] == 1e-4
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import SimCVDError
-from ..files import patiently
+from ..files import patiently, remove_if_possible
 from ..images import read_volume, write_segmentation, write_volume
 from ..models import find_model, load_card
 from ..pytorch import check_torch
@@ -216,8 +216,7 @@ def write_result(result, files: dict[str, Path], card: dict) -> None:
             else:
                 write_volume(path, next(maps[kind.partition(".")[0]]), result.geometry)
     except BaseException:  # Ctrl+C too: half a result would stand in the way of the next attempt
-        for path in new:
-            path.unlink(missing_ok=True)
+        remove_if_possible(*new)
         raise
 
 

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Collection
 from pathlib import Path
+from types import SimpleNamespace
 
 from ..cases import Case, cases_from_folder, read_cases
 from ..errors import SimCVDError
@@ -48,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from ..devices import DEVICES, PRECISIONS
     from ..training.methods import METHODS
     from ..training.optimiser import MEANINGS
-    from ..training.recipes import PUBLISHED, RECIPES
+    from ..training.recipes import PUBLISHED, PUBLISHED_OPTIMISERS, RECIPES
     from ..training.sampling import AUGMENTATIONS
 
     methods = "; ".join(f"{name}: {method.summary}" for name, method in METHODS.items())
@@ -103,7 +104,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="without validation cases: measure each labelled case by a training without it (twice the time)",
     )
     plan.add_argument("--optimiser", choices=("sgd", "adamw"), dest=f"{DESTINATION}kind", help=MEANINGS["kind"])
-    _add_settings(plan, PUBLISHED["optimiser"], MEANINGS, {"schedule": ("step", "poly")}, ("kind",))
+    staged = {
+        name: SimpleNamespace(defaults=PUBLISHED["optimiser"] | own, meanings=MEANINGS)
+        for name, own in PUBLISHED_OPTIMISERS.items()
+    }
+    _add_settings(plan, PUBLISHED["optimiser"], MEANINGS, {"schedule": ("step", "poly")}, ("kind",), staged)
     plan.add_argument("--set", action="append", default=[], type=_pair, metavar="KEY=VALUE", help="any setting")
     plan.add_argument("--settings", type=Path, metavar="FILE", help="any settings, as a JSON object")
 
@@ -464,9 +469,9 @@ def _check_new(folder: Path) -> None:
     """Raise UsageError unless the folder is new, empty or holds only cases prepared before an interruption."""
     if (folder / "run.json").exists():
         raise UsageError(f"{folder} holds a run already; go on with simcvd train {folder} or choose another --output.")
-    if folder.exists() and (
-        not folder.is_dir() or {p.name.lower() for p in folder.iterdir()} - {"cases", *OF_DESKTOPS}
-    ):
+    if not folder.exists():
+        return
+    if not folder.is_dir() or {p.name for p in folder.iterdir() if p.name.lower() not in OF_DESKTOPS} - {"cases"}:
         raise UsageError(f"{folder} is not empty; choose a new folder as --output.")
 
 

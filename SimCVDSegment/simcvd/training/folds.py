@@ -7,14 +7,13 @@ model of the run itself learned from all cases, and from each for longer: its ow
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from ..events import read_events
-from ..files import patiently
+from ..files import remove_if_possible
 from .run_folder import RunFolder
 from .validation import means_of
 
@@ -94,6 +93,5 @@ def _outcome(fold: RunFolder) -> dict | None:
 
 def _tidy(fold: RunFolder) -> None:
     """Keep of a fold only what it said: its model is worse than the run's, and large."""
-    with contextlib.suppress(OSError):  # it costs room only
-        patiently(lambda: fold.checkpoint.unlink(missing_ok=True))
+    remove_if_possible(fold.checkpoint)
     shutil.rmtree(fold.model, ignore_errors=True)

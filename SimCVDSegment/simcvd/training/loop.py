@@ -16,7 +16,7 @@ import torch
 from .. import devices, models
 from ..cases import load_prepared
 from ..errors import SimCVDError, is_out_of_memory
-from ..files import atomic_path
+from ..files import atomic_path, is_in_use
 from ..inference import Predictor
 from ..network import VNet, head_start
 from ..pictures import slice_picture
@@ -282,7 +282,7 @@ class Trainer:
                 if self.iteration % validate_every == 0 or self.iteration == of:
                     self._validate()
                 if now - last_checkpoint >= c["checkpoint_seconds"]:
-                    self._checkpoint_on_the_way()
+                    self._checkpoint_unless_in_use()
                     last_checkpoint = time.monotonic()
                 self._obey()
 
@@ -461,13 +461,15 @@ class Trainer:
 
     # --- checkpoints and commands ---------------------------------------------------------------------------------
 
-    def _checkpoint_on_the_way(self) -> None:
-        """One that fails because somebody has the old one open is no reason to lose what comes after it."""
+    def _checkpoint_unless_in_use(self) -> None:
+        """Where somebody has the old one open on Windows, that is no reason to lose what comes after it."""
         try:
             self._checkpoint()
         except PermissionError as error:
+            if not is_in_use(error):
+                raise
             reason = error.strerror or error
-            self._say("warning", message=f"The checkpoint can't be replaced ({reason}); the next one will be tried.")
+            self._say("warning", message=f"The checkpoint is in use and was not replaced ({reason}).")
 
     def _checkpoint(self) -> None:
         if not self.main:
@@ -525,7 +527,7 @@ class Trainer:
             self._say("finishing", iteration=self.iteration, of=self.config["iterations"])
 
     def _pause(self) -> None:
-        self._checkpoint()
+        self._checkpoint_unless_in_use()
         self._say("paused", iteration=self.iteration)
         while self.main and self.folder.command() == "pause" and not self._interrupted:
             time.sleep(0.2)
@@ -561,7 +563,7 @@ class Trainer:
 
     def _finish(self) -> None:
         self._settle()
-        self._checkpoint()
+        self._checkpoint_unless_in_use()
         if not self.main:
             return
         state = {k: array_of(v) for k, v in self.method.deployed.state_dict().items()}

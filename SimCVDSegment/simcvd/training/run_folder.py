@@ -147,6 +147,10 @@ class RunFolder:
         except (RuntimeError, ValueError, EOFError, OSError, KeyError, pickle.UnpicklingError) as error:
             if is_out_of_memory(error):
                 raise
+            if isinstance(error, PermissionError):
+                raise TrainingError(
+                    f"{self.checkpoint} can't be opened ({error.strerror}); close what has it open, or ask for access."
+                ) from error
             raise TrainingError(
                 f"{self.checkpoint} can't be read; remove it to start this run from the beginning."
             ) from error

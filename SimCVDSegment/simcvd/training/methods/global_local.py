@@ -113,7 +113,7 @@ class GlobalLocal(Staged):
         return self.stage(progress) != FINE_TUNING
 
     def global_terms(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """The contrast of slabs."""
+        """The contrast of slabs. A crop stands for its scan: a batch hardly ever has two of one."""
         s, chance = self.settings, batch.generator
         slabs, partition = self.slabs(torch.cat([batch.labelled, batch.unlabelled]), batch.axial, chance)
         views = {view: self.view(slabs, chance) for view in (FIRST, SECOND)}
