@@ -1,6 +1,6 @@
 """Trains on the CPU and on a pretended GPU, in a process of its own, and prints what both came to as JSON.
 
-python gpu_run.py DRIVER FOLDER METHOD PRECISION
+python gpu_run.py DRIVER FOLDER METHOD:PRECISION...
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from pretend_gpu import pretended_gpu
 from training_runs import SMALL_HEAD, SPACING, ball_cases
 
 from simcvd.images import read_volume
-from simcvd.ranking import Ranker
+from simcvd.ranking import Ranker, rank_cases
 from simcvd.segmentation import Segmenter, Settings
 from simcvd.training.loop import Stopped, Trainer
 from simcvd.training.run_folder import RunFolder
@@ -47,12 +47,14 @@ def train(run: RunFolder, stop_at: int | None = None) -> tuple[list[float], str]
 def results(folder: Path, cases: list, method: str, precision: str) -> dict:
     """Trained with a break, then used."""
     settings = {**SMALL_HEAD, "terms_every": 1} if method == "simcvd" else {}
-    patch = [
-        16 if precision == "float32" else 48,
-        16,
-        16,
-    ]  # bfloat16 over two slices is another on a CPU, see network.py
-    wishes = {"network": {"n_filters": 2}, "patch": patch, "threads": 1, "iterations": STEPS, "precision": precision}
+    slices = 16 if precision == "float32" else 48  # bfloat16 over two is another on a CPU, see network.py
+    wishes = {
+        "network": {"n_filters": 2},
+        "patch": [slices, 16, 16],
+        "threads": 1,
+        "iterations": STEPS,
+        "precision": precision,
+    }
     wishes |= {"validate_percent": 100, "settle_batch_norm": 1, "settings": settings}
     run, _ = create_run(folder, cases, method, SPACING, "short", wishes)
     first, device = train(run, stop_at=BREAK)
@@ -61,13 +63,14 @@ def results(folder: Path, cases: list, method: str, precision: str) -> dict:
     segmenter = Segmenter(run.model)
     found = segmenter.segment(scan, Settings(uncertainty=True, model_sdm=True))
     windows = segmenter.segment(scan, Settings(windows=True))
-    ranked = Ranker(run.model)
+    ranker = Ranker(run.model)
+    (rank,) = rank_cases(ranker, [("scan", cases[-1].image)], [("known", cases[0].image)])
     return {
         "losses": first + second,
         "device": device,
-        "used": [found.device, windows.device, ranked.device],
+        "used": [found.device, windows.device, ranker.device],
         "voxels": [int(found.labels.astype(bool).sum()), int(windows.labels.astype(bool).sum())],
-        "unsure": float(np.mean(found.uncertainty)),
+        "unsure": [float(np.mean(found.uncertainty)), rank.uncertainty, rank.unlikeness],
     }
 
 
