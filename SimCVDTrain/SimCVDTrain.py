@@ -56,7 +56,12 @@ SCRATCH = ""  # the start model of a training from scratch
 RANK_HEIGHTS, TABLE_HEIGHTS = (60, 300), (80, 400)  # pixels, least and most
 WHY, STRUCTURE = 3, 1  # columns of rankTree and resultTable that take what the others leave
 # what else a run takes: settings that are neither the method's nor the optimizer's
-RUN_SETTINGS = (*(key for key in PUBLISHED if key not in ("settings", "optimiser")), "patch", "precision", "threads")
+RUN_SETTINGS = (
+    *(key for key in PUBLISHED if key not in ("settings", "optimiser", "optimisers")),
+    "patch",
+    "precision",
+    "threads",
+)
 RUN_SETTINGS += ("validate_percent", "checkpoint_seconds", "network", "minutes", "normalisation", "recipe")
 
 

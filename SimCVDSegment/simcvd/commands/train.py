@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from ..devices import DEVICES, PRECISIONS
     from ..training.methods import METHODS
     from ..training.optimiser import MEANINGS
-    from ..training.recipes import PUBLISHED, PUBLISHED_OPTIMISERS, RECIPES
+    from ..training.recipes import PUBLISHED, RECIPES
     from ..training.sampling import AUGMENTATIONS
 
     methods = "; ".join(f"{name}: {method.summary}" for name, method in METHODS.items())
@@ -106,7 +106,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     plan.add_argument("--optimiser", choices=("sgd", "adamw"), dest=f"{DESTINATION}kind", help=MEANINGS["kind"])
     staged = {
         name: SimpleNamespace(defaults=PUBLISHED["optimiser"] | own, meanings=MEANINGS)
-        for name, own in PUBLISHED_OPTIMISERS.items()
+        for name, own in PUBLISHED["optimisers"].items()
     }
     _add_settings(plan, PUBLISHED["optimiser"], MEANINGS, {"schedule": ("step", "poly")}, ("kind",), staged)
     plan.add_argument("--set", action="append", default=[], type=_pair, metavar="KEY=VALUE", help="any setting")

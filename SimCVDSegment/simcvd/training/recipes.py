@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 PUBLISHED_CROP_MM = (50.0, 70.0, 70.0)  # K, J, I: 112x112x80 voxels of 0.625 mm
 
+_PUBLISHED_ACTION = {"weight_decay": 1e-4, "schedule": "poly"}
+
 # The protocol of SimCVD (methods.md 1.5): 6000 steps of 2 + 2 crops, SGD, learning rate to a tenth at 3000.
 PUBLISHED = {
     "iterations": 6000,
@@ -25,16 +27,14 @@ PUBLISHED = {
         "step_factor": 0.1,
         "warm_up": 0,
     },
+    # of the methods in stages by their own papers (methods.md 2 and 3), in as many steps: a rate that fell to a tenth
+    # at the half would fall where their fine-tuning begins
+    "optimisers": {
+        "action": _PUBLISHED_ACTION,
+        "action++": _PUBLISHED_ACTION,
+        "global_local": {"kind": "adamw", "lr": 1e-3, "weight_decay": 0.0, "step_every": 10**6},  # Adam, at one rate
+    },
     "settings": {},
-}
-
-# The staged methods by their own papers (methods.md 2 and 3), in as many steps: a rate that fell to a tenth at the half
-# would fall where their fine-tuning begins.
-_PUBLISHED_ACTION = {"weight_decay": 1e-4, "schedule": "poly"}
-PUBLISHED_OPTIMISERS = {
-    "action": _PUBLISHED_ACTION,
-    "action++": _PUBLISHED_ACTION,
-    "global_local": {"kind": "adamw", "lr": 1e-3, "weight_decay": 0.0, "step_every": 10**6},  # Adam, at one rate
 }
 
 # A teacher that learned from the labelled crops first, keeps up with the student and answers without dropout.
@@ -74,6 +74,7 @@ SHORT = {
         "step_factor": 0.1,
         "warm_up": 50,
     },
+    "optimisers": {},
     "settings": {
         "mean_teacher": _SHORT_TEACHER,
         # its steps before fine-tuning learn nothing from labels, and the first ones take twice as long
@@ -104,8 +105,7 @@ def recipe(name: str, method: str) -> dict:
     """The settings of a recipe for one method; KeyError for an unknown name."""
     chosen = copy.deepcopy(RECIPES[name])
     chosen["settings"] = chosen["settings"].get(method, {})
-    if name == "published":
-        chosen["optimiser"] |= PUBLISHED_OPTIMISERS.get(method, {})
+    chosen["optimiser"] |= chosen.pop("optimisers").get(method, {})
     return {"recipe": name, **chosen}
 
 
